@@ -1,0 +1,57 @@
+//! What the programs must know of their node.
+
+use crate::{Addr, Timeouts};
+use bytemuck::{Pod, Zeroable};
+
+/// Switches of [`Config`].
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Pod, Zeroable, Default)]
+pub struct ConfigFlags(pub u32);
+
+impl ConfigFlags {
+    /// Pod-to-pod packets are carried by us where `ADDRESSES` and `ROUTES` say so; without the
+    /// flag the node's own network carries them, and we only translate.
+    pub const NATIVE_ROUTING: Self = Self(1 << 0);
+    /// `LOCAL_CLIENTS` says which sources count as pods; without it no source does.
+    pub const LOCAL_DETECTOR: Self = Self(1 << 1);
+
+    /// Whether all bits of `other` are set.
+    #[inline(always)]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Both sets of bits.
+    #[must_use]
+    #[inline(always)]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// The only entry of the array `CONFIG`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+pub struct Config {
+    /// Network namespace cookie of the node (`SO_NETNS_COOKIE`, since Linux 5.14): tells host
+    /// processes from pods in the socket hooks. 0 if unknown.
+    pub host_netns: u64,
+    /// The node's IPv4 address, source of masqueraded packets.
+    pub node_v4: Addr,
+    /// The node's IPv6 address, likewise.
+    pub node_v6: Addr,
+    /// Index of the device with the node's address.
+    pub uplink: u32,
+    /// Switches.
+    pub flags: ConfigFlags,
+    /// First source port (host byte order) given to a masqueraded flow.
+    pub port_min: u16,
+    /// Last such port, included.
+    pub port_max: u16,
+    /// MAC address of the uplink.
+    pub uplink_mac: [u8; 6],
+    /// Zero.
+    pub pad: [u8; 2],
+    /// When flows are forgotten.
+    pub timeouts: Timeouts,
+}

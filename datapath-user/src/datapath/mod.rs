@@ -1,0 +1,1 @@
+//! The kernel: programs, maps, links. The only place with aya and unsafe.

@@ -1,0 +1,1 @@
+//! Kubernetes objects become model events. The only place with kube types.

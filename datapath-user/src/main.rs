@@ -1,0 +1,2 @@
+//! The datapath binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! What the cluster says, in our own words. Pure.
