@@ -6,3 +6,4 @@ pub mod datapath;
 pub mod k8s;
 pub mod model;
 pub mod plan;
+pub mod show;
