@@ -1,0 +1,134 @@
+//! One kind cluster, and datapath on it.
+
+use std::io::Write;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::{docker, kind};
+use crate::{paths, process};
+
+/// Making a cluster takes half a minute when the node image is there; pulling it may take long.
+const CREATE_LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// Where the manifests are put in the control-plane node, for its kubectl.
+const MANIFESTS: &str = "/tmp/datapath-manifests";
+
+/// A running cluster.
+pub(crate) struct Cluster {
+    name: String,
+}
+
+impl Cluster {
+    /// The cluster of this name, made if there is none.
+    pub(crate) fn ensure(name: &str, node_image: Option<&str>) -> Result<Self> {
+        let cluster = Self { name: name.to_owned() };
+        let existing = process::output(kind().args(["get", "clusters"]))?;
+        if existing.lines().any(|line| line.trim() == name) {
+            eprintln!("==> using the kind cluster {name}, which exists already");
+            return Ok(cluster);
+        }
+        eprintln!(
+            "==> making the kind cluster {name} from manifests/kind.yaml, without kube-proxy"
+        );
+        let mut command = kind();
+        command.args(["create", "cluster", "--name", name, "--wait", "180s", "--config"]);
+        command.arg(paths::root().join("manifests/kind.yaml"));
+        if let Some(image) = node_image {
+            command.args(["--image", image]);
+        }
+        process::logged("kind create cluster", "kind-create", &mut command, CREATE_LIMIT)?;
+        Ok(cluster)
+    }
+
+    /// The name of the control-plane node, which is its container's too.
+    pub(crate) fn control_plane(&self) -> String {
+        format!("{}-control-plane", self.name)
+    }
+
+    /// Copies an image of the local Docker into every node.
+    pub(crate) fn load(&self, image: &str) -> Result<()> {
+        let mut command = kind();
+        command.args(["load", "docker-image", image, "--name", &self.name]);
+        process::logged("loading the image into the nodes", "kind-load", &mut command, CREATE_LIMIT)
+    }
+
+    /// Applies `manifests/` and waits until the agents and the cluster's DNS are ready.
+    pub(crate) fn install(&self) -> Result<()> {
+        eprintln!("==> applying manifests/");
+        let node = self.control_plane();
+        process::output(docker().args(["exec", &node, "rm", "-rf", MANIFESTS]))?;
+        let mut copy = docker();
+        copy.arg("cp").arg(paths::root().join("manifests")).arg(format!("{node}:{MANIFESTS}"));
+        process::output(&mut copy)?;
+        let before = self.kubectl(&["get", "daemonset", "datapath", "-n", "kube-system"]).is_ok();
+        self.kubectl(&["apply", "-k", MANIFESTS])?;
+        if before {
+            // The image's name is the same as before; what is in it may not be.
+            self.kubectl(&["rollout", "restart", "daemonset/datapath", "-n", "kube-system"])?;
+        }
+        self.rollout("kube-system", "daemonset/datapath")
+            .context("the agents are not ready; see: kubectl -n kube-system logs ds/datapath")?;
+        self.rollout("kube-system", "deployment/coredns").context("CoreDNS is not ready")
+    }
+
+    /// Waits for a rollout to end.
+    pub(crate) fn rollout(&self, namespace: &str, what: &str) -> Result<()> {
+        let arguments = ["rollout", "status", what, "-n", namespace, "--timeout=180s"];
+        let mut command = docker();
+        command.args(self.kubectl_line()).args(arguments);
+        let log = what.replace('/', "-");
+        process::logged(&format!("waiting for {what}"), &log, &mut command, CREATE_LIMIT)
+    }
+
+    /// Runs kubectl and returns what it prints.
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        process::output(docker().args(self.kubectl_line()).args(arguments))
+    }
+
+    /// Runs a command in a pod of the default namespace.
+    pub(crate) fn exec(&self, pod: &str, words: &[&str]) -> Result<String> {
+        let mut command = docker();
+        process::output(command.args(self.kubectl_line()).args(["exec", pod, "--"]).args(words))
+    }
+
+    /// Applies a manifest from memory.
+    pub(crate) fn apply(&self, manifest: &str) -> Result<()> {
+        let mut command = docker();
+        command.args(["exec", "-i", &self.control_plane(), "kubectl"]);
+        command.args(["--kubeconfig=/etc/kubernetes/admin.conf", "apply", "-f", "-"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+        let mut input = child.stdin.take().context("kubectl without an input")?;
+        input.write_all(manifest.as_bytes())?;
+        drop(input);
+        if !child.wait()?.success() {
+            bail!("kubectl apply failed");
+        }
+        Ok(())
+    }
+
+    /// What the agents tell about Services.
+    pub(crate) fn services(&self) -> Result<String> {
+        self.kubectl(&[
+            "exec",
+            "-n",
+            "kube-system",
+            "daemonset/datapath",
+            "--",
+            "/datapath",
+            "service",
+            "list",
+        ])
+    }
+
+    fn kubectl_line(&self) -> [String; 4] {
+        let node = self.control_plane();
+        ["exec".into(), node, "kubectl".into(), "--kubeconfig=/etc/kubernetes/admin.conf".into()]
+    }
+}
+
+/// Runs a command in a node.
+pub(crate) fn node_exec(node: &str, words: &[&str]) -> Result<String> {
+    process::output(docker().args(["exec", node]).args(words))
+}
