@@ -4,6 +4,7 @@ mod build;
 mod check;
 mod kind;
 mod lab;
+mod lint;
 mod paths;
 mod process;
 mod progress;
@@ -43,6 +44,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         arguments: Vec<String>,
     },
+    /// Lint all crates; a warning is an error
+    Lint,
     /// Run all tests, or only the suites named
     Test {
         /// The suites; all when none is named
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Task::Image => kind::image::build().map(|image| println!("{image}")),
         Task::Run(options) => run::run(&options),
         Task::Lab { arguments } => lab::dispatch(&arguments),
+        Task::Lint => lint::run(),
         Task::Test { suites, arguments } => test::run(&suites, &arguments),
     };
     match result {

@@ -71,6 +71,12 @@ impl Compiler {
         command
     }
 
+    /// Whether it can lint: a distribution's rustc comes without.
+    pub(crate) fn has_clippy(&self) -> bool {
+        matches!(self, Self::Rustup(_))
+            && process::succeeds(self.cargo().args(["clippy", "--version"]))
+    }
+
     fn rustc(&self) -> Command {
         match self {
             Self::Rustup(toolchain) => {
@@ -128,7 +134,7 @@ pub(crate) fn install() -> Result<()> {
 fn by_rustup() -> Result<()> {
     let mut command = Command::new("rustup");
     command.args(["toolchain", "install", NIGHTLY, "--profile", "minimal", "--no-self-update"]);
-    command.args(["--component", "rust-src"]);
+    command.args(["--component", "rust-src", "--component", "clippy"]);
     process::logged(&format!("installing Rust {NIGHTLY}"), "rustup", &mut command, RUSTUP_LIMIT)
 }
 
