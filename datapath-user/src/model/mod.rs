@@ -1,1 +1,20 @@
-//! What the cluster says, in our own words. Pure.
+//! What the cluster says, in plain types. Pure: no Kubernetes types, no kernel, no clock.
+//!
+//! ```text
+//! [Slice] --service name--> [Service] --port name--> endpoints of a service port
+//! [Node]  --own name------> zone, addresses, podCIDRs
+//! ```
+//!
+//! [`Model`] holds it and remembers which Services a change may concern.
+
+mod endpoint;
+mod index;
+mod name;
+mod node;
+mod service;
+
+pub use endpoint::{Conditions, Endpoint, Slice, SlicePort};
+pub use index::{Dirty, Event, Kind, Model};
+pub use name::ObjectName;
+pub use node::{Family, Node, ServiceCidr};
+pub use service::{Protocol, Service, ServicePort, ServiceType, TrafficPolicy};

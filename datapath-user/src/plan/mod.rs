@@ -1,5 +1,28 @@
 //! What this node's maps should hold, and the difference to what they hold. Pure.
+//!
+//! The rules are those of kube-proxy's nftables mode (Kubernetes 1.36, `pkg/proxy`). A Service goes
+//! through three steps: its endpoints are joined and sorted into the lists that its policies use
+//! ([`endpoints`]), which with its addresses make a plan without numbers ([`compile`]), which is
+//! compared with the plan before and given ids that live as long as what they name ([`Planner`]).
 
+mod addresses;
+mod claims;
+mod compile;
+mod endpoints;
+mod ids;
+mod network;
+mod planner;
+mod service;
+mod settings;
 mod tables;
 
+#[cfg(test)]
+mod property;
+#[cfg(test)]
+mod tests;
+
+pub use addresses::prefixes;
+pub use network::{Network, PodAddress, Uplink};
+pub use planner::{HealthCheck, NoLocalEndpoints, Planner};
+pub use settings::{NodePortAddresses, Routing, Settings};
 pub use tables::{Change, Keys, Tables};
