@@ -1,75 +1,197 @@
 //! The kernel programs: service translation and pod routing.
+//!
+//! A packet is [parsed](packet), looked up among the [flows](flow) and, if it opens one, among the
+//! [frontends](service), and [carried on](forward). The [socket hooks](socket) do the same for
+//! processes of the node before there is a packet.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg(target_arch = "bpf")]
 
-#[cfg(target_arch = "bpf")]
+mod flow;
+mod forward;
+mod hook;
+mod icmp;
 mod maps;
+mod packet;
+mod reject;
+mod service;
+mod skb;
+mod socket;
+mod sweep;
 
-#[cfg(target_arch = "bpf")]
-mod programs {
-    use aya_ebpf::{
-        macros::{cgroup_sock_addr, classifier},
-        programs::{SockAddrContext, TcContext},
+use aya_ebpf::{
+    macros::{cgroup_sock_addr, classifier},
+    programs::{SockAddrContext, TcContext},
+};
+use datapath_common::{Addr, AddressKind, FrontendKey, Outcome, RouteKind};
+use hook::Hook;
+use packet::{Packet, Transport};
+use skb::{Action, DROP, NEXT, Skb};
+use socket::{V4, V6};
+
+#[classifier]
+pub(crate) fn from_pod(context: TcContext) -> Action {
+    run(&context, Hook::FromPod)
+}
+
+#[classifier]
+pub(crate) fn to_pod(context: TcContext) -> Action {
+    run(&context, Hook::ToPod)
+}
+
+#[classifier]
+pub(crate) fn from_uplink(context: TcContext) -> Action {
+    run(&context, Hook::FromUplink)
+}
+
+#[classifier]
+pub(crate) fn to_uplink(context: TcContext) -> Action {
+    if Skb::new(&context).mark() == forward::MARK {
+        return NEXT;
+    }
+    run(&context, Hook::ToUplink)
+}
+
+/// Attached nowhere: userspace runs it (`BPF_PROG_TEST_RUN`).
+#[classifier]
+pub(crate) fn sweep(_context: TcContext) -> i32 {
+    sweep::sweep()
+}
+
+#[cgroup_sock_addr(connect4)]
+pub(crate) fn connect4(context: SockAddrContext) -> i32 {
+    socket::connect::<V4>(&context)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub(crate) fn connect6(context: SockAddrContext) -> i32 {
+    socket::connect::<V6>(&context)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub(crate) fn sendmsg4(context: SockAddrContext) -> i32 {
+    socket::sendmsg::<V4>(&context)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub(crate) fn sendmsg6(context: SockAddrContext) -> i32 {
+    socket::sendmsg::<V6>(&context)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub(crate) fn recvmsg4(context: SockAddrContext) -> i32 {
+    socket::restore::<V4>(&context)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub(crate) fn recvmsg6(context: SockAddrContext) -> i32 {
+    socket::restore::<V6>(&context)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub(crate) fn getpeername4(context: SockAddrContext) -> i32 {
+    socket::restore::<V4>(&context)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub(crate) fn getpeername6(context: SockAddrContext) -> i32 {
+    socket::restore::<V6>(&context)
+}
+
+/// The one place where an outcome becomes the kernel's verdict.
+#[inline(always)]
+fn run(context: &TcContext, hook: Hook) -> Action {
+    let skb = Skb::new(context);
+    let Some(packet) = maps::PACKET.get_ptr_mut(0) else { return NEXT };
+    // SAFETY: the entry is this CPU's own, and no other program runs on it meanwhile.
+    let packet = unsafe { &mut *packet };
+    match handle(packet, skb, hook) {
+        Ok(action) => action,
+        Err(outcome @ (Outcome::RejectedNoEndpoint | Outcome::RejectedNoPort)) => {
+            maps::count(outcome);
+            reject::reject(skb.raw(), packet, reject::arrives(hook))
+        }
+        Err(outcome) => {
+            maps::count(outcome);
+            DROP
+        }
+    }
+}
+
+#[inline(always)]
+fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> {
+    if packet.parse(skb).is_none() {
+        maps::count(Outcome::Passed);
+        return Ok(NEXT);
+    }
+    match packet.transport {
+        Transport::Whole | Transport::Later => translate(packet, skb, hook)?,
+        Transport::IcmpError => icmp::lookup(skb.raw(), packet, hook)?,
+        Transport::Orphan | Transport::Malformed | Transport::Other => {}
+    }
+    if packet.known {
+        return forward::translate(packet, skb, hook);
+    }
+    if hook != Hook::ToPod {
+        keep_in(packet)?;
+    }
+    forward::carry(packet, skb, hook)
+}
+
+/// Finds the flow of the packet, or opens one if it is addressed to a frontend.
+#[inline(always)]
+fn translate(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<(), Outcome> {
+    flow::lookup(packet, skb);
+    if packet.known {
+        if forward::is_left_to_pod_side(packet, hook) {
+            packet.known = false;
+            packet.to = packet.tuple;
+        } else {
+            maps::count(Outcome::FlowTranslated);
+        }
+        return Ok(());
+    }
+    if hook == Hook::ToPod || is_pod(&packet.tuple.dst) {
+        return Ok(());
+    }
+    let tuple = &packet.tuple;
+    let Some(frontend) = service::find(&tuple.dst, tuple.ports.dst, tuple.protocol) else {
+        return Ok(());
     };
+    flow::open(packet, skb, hook, frontend)?;
+    maps::count(Outcome::FlowCreated);
+    Ok(())
+}
 
-    macro_rules! classifiers {
-        ($($name:ident)*) => {$(
-            #[classifier]
-            pub fn $name(_: TcContext) -> i32 {
-                if let Some(count) = super::maps::COUNTERS.get_ptr_mut(0) {
-                    unsafe { *count += 1 };
-                }
-                let _ = super::maps::CONFIG.get(0);
-                let _ = unsafe { super::maps::FLOWS.get(datapath_common::Tuple::default()) }.is_some();
-                -1
-            }
-        )*};
-    }
-    classifiers!(from_pod to_pod from_uplink to_uplink sweep);
+/// Whether the address is a pod's, here or on another node: such addresses are no frontends.
+#[inline(always)]
+fn is_pod(addr: &Addr) -> bool {
+    maps::address(addr).is_some_and(|here| here.kind == AddressKind::POD)
+}
 
-    #[cgroup_sock_addr(connect4)]
-    pub fn connect4(_: SockAddrContext) -> i32 {
-        1
+/// Keeps what is addressed to a service, but served by none, from being routed out of the node.
+#[inline(always)]
+fn keep_in(packet: &Packet) -> Result<(), Outcome> {
+    if maps::address(&packet.tuple.dst).is_some() {
+        return Ok(());
     }
-    #[cgroup_sock_addr(connect6)]
-    pub fn connect6(_: SockAddrContext) -> i32 {
-        1
+    if maps::frontend(&FrontendKey::any_port(packet.tuple.dst)).is_some() {
+        return Err(match packet.transport {
+            Transport::Orphan => Outcome::DroppedFragment,
+            Transport::Malformed => Outcome::DroppedMalformed,
+            _ => Outcome::RejectedNoPort,
+        });
     }
-    #[cgroup_sock_addr(sendmsg4)]
-    pub fn sendmsg4(_: SockAddrContext) -> i32 {
-        1
-    }
-    #[cgroup_sock_addr(sendmsg6)]
-    pub fn sendmsg6(_: SockAddrContext) -> i32 {
-        1
-    }
-    #[cgroup_sock_addr(recvmsg4)]
-    pub fn recvmsg4(_: SockAddrContext) -> i32 {
-        1
-    }
-    #[cgroup_sock_addr(recvmsg6)]
-    pub fn recvmsg6(_: SockAddrContext) -> i32 {
-        1
-    }
-    #[cgroup_sock_addr(getpeername4)]
-    pub fn getpeername4(_: SockAddrContext) -> i32 {
-        1
-    }
-    #[cgroup_sock_addr(getpeername6)]
-    pub fn getpeername6(_: SockAddrContext) -> i32 {
-        1
+    match maps::route(packet.tuple.dst) {
+        Some(range) if range.kind == RouteKind::SERVICE => Err(Outcome::DroppedUnallocated),
+        _ => Ok(()),
     }
 }
 
 /// The programs are loaded into the kernel as GPL-compatible, which the helpers ask for.
-#[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
-pub static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-#[cfg(not(target_arch = "bpf"))]
-fn main() {}
-
-#[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     // Never reached: the verifier rejects a program that could panic.

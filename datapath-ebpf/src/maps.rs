@@ -17,8 +17,10 @@
 //! | `AFFINITY` | [`AffinityKey`] → [`Affinity`] | tc | tc |
 //! | `SOCKETS` | [`SocketKey`] → [`SocketPeer`] | socket | socket |
 //! | `SERVICE_STATS` | id → [`ServiceStats`], per CPU | agent creates, tc and socket count | tools |
+//! | `PACKET` | 0 → [`Packet`], per CPU | tc | tc |
 //! | `COUNTERS` | [`Outcome`] → packets, per CPU | all programs | tools |
 
+use crate::{packet::Packet, skb::longest_prefix};
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
@@ -26,58 +28,98 @@ use aya_ebpf::{
 };
 use datapath_common::{
     Addr, Address, Affinity, AffinityKey, Backend, Config, Flow, Fragment, Frontend, FrontendKey,
-    MemberKey, Outcome, Ports, Route, Service, ServiceStats, SlotKey, SocketKey, SocketPeer, Tuple,
+    LpmKey, MemberKey, Outcome, Ports, Route, Service, ServiceStats, SlotKey, SocketKey,
+    SocketPeer, Tuple,
 };
 
 /// Tables that the agent fills grow with the cluster: they take memory as they fill.
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
 
-#[used]
 #[btf_map]
 pub(crate) static CONFIG: Array<Config, 1> = Array::new();
-#[used]
 #[btf_map]
 pub(crate) static FRONTENDS: HashMap<FrontendKey, Frontend, 262_144, SPARSE> = HashMap::new();
-#[used]
 #[btf_map]
 pub(crate) static SLOTS: HashMap<SlotKey, u32, 2_097_152, SPARSE> = HashMap::new();
-#[used]
 #[btf_map]
 pub(crate) static MEMBERS: HashMap<MemberKey, u8, 1_048_576, SPARSE> = HashMap::new();
-#[used]
 #[btf_map]
 pub(crate) static BACKENDS: HashMap<u32, Backend, 1_048_576, SPARSE> = HashMap::new();
-#[used]
 #[btf_map]
 pub(crate) static SERVICES: HashMap<u32, Service, 131_072, SPARSE> = HashMap::new();
-#[used]
 #[btf_map]
 pub(crate) static SOURCE_RANGES: LpmTrie<[u32; 5], u8, 131_072> = LpmTrie::new();
-#[used]
 #[btf_map]
 pub(crate) static ADDRESSES: HashMap<Addr, Address, 16_384, SPARSE> = HashMap::new();
-#[used]
 #[btf_map]
 pub(crate) static ROUTES: LpmTrie<Addr, Route, 65_536> = LpmTrie::new();
-#[used]
 #[btf_map]
 pub(crate) static LOCAL_CLIENTS: LpmTrie<Addr, u8, 65_536> = LpmTrie::new();
-#[used]
 #[btf_map]
 pub(crate) static FLOWS: LruHashMap<Tuple, Flow, 262_144> = LruHashMap::new();
-#[used]
 #[btf_map]
 pub(crate) static FRAGMENTS: LruHashMap<Fragment, Ports, 8_192> = LruHashMap::new();
-#[used]
 #[btf_map]
 pub(crate) static AFFINITY: LruHashMap<AffinityKey, Affinity, 65_536> = LruHashMap::new();
-#[used]
 #[btf_map]
 pub(crate) static SOCKETS: LruHashMap<SocketKey, SocketPeer, 65_536> = LruHashMap::new();
-#[used]
 #[btf_map]
 pub(crate) static SERVICE_STATS: PerCpuHashMap<u32, ServiceStats, 131_072, SPARSE> =
     PerCpuHashMap::new();
-#[used]
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<u64, { Outcome::COUNT }> = PerCpuArray::new();
+/// The packet at hand. Not on the stack, which has 512 bytes in all; tc programs run with soft
+/// interrupts off, so each CPU works on one packet at a time.
+#[btf_map]
+pub(crate) static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
+
+/// The node's configuration; all zeros until the agent has written it.
+#[inline(always)]
+pub(crate) fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
+}
+
+/// What the address is on this node.
+#[inline(always)]
+pub(crate) fn address(addr: &Addr) -> Option<&'static Address> {
+    // SAFETY: entries are replaced, never changed in place, and freed after the program has ended.
+    unsafe { ADDRESSES.get(addr) }
+}
+
+/// The frontend at exactly this key.
+#[inline(always)]
+pub(crate) fn frontend(key: &FrontendKey) -> Option<&'static Frontend> {
+    // SAFETY: as for `address`.
+    unsafe { FRONTENDS.get(key) }
+}
+
+/// The backend with this id, if it still serves.
+#[inline(always)]
+pub(crate) fn backend(id: u32) -> Option<&'static Backend> {
+    // SAFETY: as for `address`.
+    unsafe { BACKENDS.get(&id) }
+}
+
+/// The range that the address is in.
+#[inline(always)]
+pub(crate) fn route(addr: Addr) -> Option<&'static Route> {
+    longest_prefix(&ROUTES, &LpmKey::host(addr))
+}
+
+/// Counts what happened.
+#[inline(always)]
+pub(crate) fn count(outcome: Outcome) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(outcome as u32) {
+        // SAFETY: the entry is this CPU's own.
+        unsafe { *counter += 1 }
+    }
+}
+
+/// Counts for a service.
+#[inline(always)]
+pub(crate) fn count_service(service: u32, change: impl FnOnce(&mut ServiceStats)) {
+    if let Some(stats) = SERVICE_STATS.get_ptr_mut(&service) {
+        // SAFETY: the entry is this CPU's own.
+        change(unsafe { &mut *stats });
+    }
+}

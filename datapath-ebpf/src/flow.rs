@@ -1,0 +1,242 @@
+//! Flows: translation decided once, remembered in two mirror entries.
+
+use crate::{
+    hook::Hook,
+    maps::{FLOWS, address, backend, config, count, count_service},
+    packet::{ACK, FIN, Packet, RST, SYN},
+    service::{self, Client, now, random},
+    skb::Skb,
+};
+use aya_ebpf::bindings::BPF_NOEXIST;
+use datapath_common::{
+    Addr, AddressKind, Backend, Be16, Config, Flow, FlowFlags, Frontend, Outcome, Protocol,
+};
+
+/// After this long without a packet, a flow's other half is checked: only idle entries are evicted.
+const IDLE: u64 = 1_000_000_000;
+
+/// How many source ports are tried for a flow.
+const PORT_ATTEMPTS: u32 = 16;
+
+/// Finds the packet's flow and notes the packet in it. A packet without a flow, or one whose flow
+/// must be decided anew, stays unknown.
+#[inline(always)]
+pub(crate) fn lookup(packet: &mut Packet, skb: Skb) {
+    let Some(flow) = FLOWS.get_ptr_mut(&packet.tuple) else { return };
+    // SAFETY: the slot may be reused under us, as in any LRU map; all values are plain numbers, and
+    // what matters is copied at once.
+    let flow = unsafe { &mut *flow };
+    let flags = flow.flags;
+    packet.to = flow.to;
+    if flags.has(FlowFlags::FORWARD) && is_stale(packet, flow) {
+        forget(packet);
+        return;
+    }
+    packet.known = true;
+    packet.flow.flags = flags;
+    packet.flow.device = flow.device;
+    let now = now();
+    let idle = now.saturating_sub(flow.last_seen);
+    flow.last_seen = now;
+    flow.packets += 1;
+    flow.bytes += u64::from(skb.length());
+    flow.flags = flags.with(FlowFlags::SEEN).with(seen(packet.tcp));
+    if idle > IDLE {
+        packet.flow = *flow;
+        restore_mirror(packet);
+    }
+}
+
+/// What a TCP packet tells about its direction.
+#[inline(always)]
+fn seen(tcp: u8) -> FlowFlags {
+    let mut flags = FlowFlags::default();
+    if tcp & (ACK | SYN) == ACK {
+        flags = flags.with(FlowFlags::ACKED);
+    }
+    if tcp & FIN != 0 {
+        flags = flags.with(FlowFlags::FIN);
+    }
+    if tcp & RST != 0 {
+        flags = flags.with(FlowFlags::RST);
+    }
+    flags
+}
+
+/// Whether the flow must be decided anew: its backend is gone and nothing is lost by moving, or a
+/// new connection reuses the tuple of one that has ended.
+///
+/// An established TCP connection is never moved: its endpoint may still be finishing.
+#[inline(always)]
+fn is_stale(packet: &Packet, flow: &Flow) -> bool {
+    if packet.tuple.protocol == Protocol::TCP {
+        if !packet.opens() {
+            return false;
+        }
+        if flow.flags.0 & (FlowFlags::FIN.0 | FlowFlags::RST.0) != 0 {
+            return true;
+        }
+    }
+    if backend(flow.backend).is_some() {
+        return false;
+    }
+    count(Outcome::FlowMoved);
+    true
+}
+
+/// Removes both halves; either may be gone already.
+#[inline(always)]
+fn forget(packet: &mut Packet) {
+    packet.key = packet.to.reverse();
+    let _ = FLOWS.remove(&packet.tuple);
+    let _ = FLOWS.remove(&packet.key);
+    packet.to = packet.tuple;
+}
+
+/// Writes the other half of the packet's flow again if it was evicted.
+#[inline(never)] // Rare, and verified once for each path otherwise.
+fn restore_mirror(packet: &mut Packet) {
+    /// What both halves say alike.
+    const SHARED: u16 = FlowFlags::FORWARD.0
+        | FlowFlags::SOURCE_TRANSLATED.0
+        | FlowFlags::HOST_CLIENT.0
+        | FlowFlags::SEEN.0
+        | FlowFlags::ACKED.0;
+    packet.key = packet.to.reverse();
+    if FLOWS.get_ptr(&packet.key).is_some() {
+        return;
+    }
+    let flags = packet.flow.flags;
+    packet.flow.to = packet.tuple.reverse();
+    packet.flow.flags = FlowFlags((flags.0 & SHARED) ^ FlowFlags::FORWARD.0);
+    packet.flow.packets = 0;
+    packet.flow.bytes = 0;
+    if FLOWS.insert(&packet.key, &packet.flow, BPF_NOEXIST.into()).is_ok() {
+        count(Outcome::FlowRestored);
+    }
+    packet.flow.flags = flags;
+}
+
+/// Decides a new flow to `frontend`: chooses a backend, claims the tuple of the answers, and sets
+/// [`Packet::to`].
+#[inline(always)]
+pub(crate) fn open(
+    packet: &mut Packet,
+    skb: Skb,
+    hook: Hook,
+    frontend: &Frontend,
+) -> Result<(), Outcome> {
+    let client = Client::of(&packet.tuple.src, hook);
+    if !service::admits(frontend, &packet.tuple.src) {
+        return Err(Outcome::DroppedSourceRange);
+    }
+    let list = client.list(frontend);
+    if list.count == 0 {
+        count_service(frontend.service, |stats| stats.refused += 1);
+        return Err(if client.drops(frontend.flags) {
+            Outcome::DroppedNoLocalEndpoint
+        } else {
+            Outcome::RejectedNoEndpoint
+        });
+    }
+    let (id, backend) =
+        service::select(frontend, list, &packet.tuple).ok_or(Outcome::RejectedNoEndpoint)?;
+    packet.to.dst = backend.addr;
+    packet.to.ports.dst = backend.port;
+    let config = config().ok_or(Outcome::DroppedNoPort)?;
+    let masquerade = client.masqueraded(frontend.flags);
+    let source = source(packet, hook, backend, masquerade, config);
+    let mut flags = FlowFlags::FORWARD;
+    if client == Client::Host {
+        flags = flags.with(FlowFlags::HOST_CLIENT);
+    }
+    if let Some(source) = source {
+        packet.to.src = source;
+        flags = flags.with(FlowFlags::SOURCE_TRANSLATED);
+    }
+    let length = skb.length();
+    let flow = &mut packet.flow;
+    flow.last_seen = now();
+    flow.service = frontend.service;
+    flow.backend = id;
+    flow.device = skb.device();
+    flow.flags = flags;
+    flow.pad = 0;
+    claim(packet, length)?;
+    packet.known = true;
+    count_service(frontend.service, |stats| stats.flows += 1);
+    Ok(())
+}
+
+/// The source address that the flow leaves with, if it is not the client's own.
+#[inline(always)]
+fn source(
+    packet: &Packet,
+    hook: Hook,
+    backend: &Backend,
+    masquerade: bool,
+    config: &Config,
+) -> Option<Addr> {
+    let target = address(&backend.addr);
+    let here = target.is_some_and(|target| target.kind == AddressKind::HOST);
+    if hook == Hook::ToUplink {
+        // A host client's source is the node's already. Only when the backend is on this very node
+        // the packet must come back in, and the kernel takes none from itself: there the client
+        // appears under the address that it dialled.
+        return here.then_some(packet.tuple.dst);
+    }
+    // What ends on the node itself keeps its source: netfilter has no hook there either.
+    if here || !(masquerade || backend.addr == packet.tuple.src) {
+        return None;
+    }
+    match target {
+        Some(pod) if !pod.gateway.is_unspecified() => Some(pod.gateway),
+        _ if backend.addr.is_v4() => Some(config.node_v4),
+        _ => Some(config.node_v6),
+    }
+}
+
+/// Writes both halves of [`Packet::flow`]. The half for the answers is the lock: while its tuple is
+/// taken, another source port is tried.
+#[inline(never)] // Its loop would be verified once for each hook and path.
+fn claim(packet: &mut Packet, length: u32) -> Result<(), Outcome> {
+    let config = config().ok_or(Outcome::DroppedNoPort)?;
+    let ports = u32::from(config.port_max.wrapping_sub(config.port_min)) + 1;
+    let flags = packet.flow.flags;
+    let keep_port = !flags.has(FlowFlags::SOURCE_TRANSLATED);
+    packet.flow.to = packet.tuple.reverse();
+    packet.flow.flags = FlowFlags(flags.0 & !FlowFlags::FORWARD.0);
+    packet.flow.packets = 0;
+    packet.flow.bytes = 0;
+    let mut claimed = false;
+    for attempt in 0..PORT_ATTEMPTS {
+        if attempt > 0 || !keep_port {
+            packet.to.ports.src = Be16::new(config.port_min.wrapping_add(random(ports) as u16));
+        }
+        packet.key = packet.to.reverse();
+        if FLOWS.insert(&packet.key, &packet.flow, BPF_NOEXIST.into()).is_ok() || is_ours(packet) {
+            claimed = true;
+            break;
+        }
+    }
+    if !claimed {
+        return Err(Outcome::DroppedNoPort);
+    }
+    packet.flow.to = packet.to;
+    packet.flow.flags = flags.with(FlowFlags::SEEN).with(seen(packet.tcp));
+    packet.flow.packets = 1;
+    packet.flow.bytes = u64::from(length);
+    if FLOWS.insert(&packet.tuple, &packet.flow, 0).is_err() {
+        // Best effort: an answer that comes is translated, and the entry ages.
+        let _ = FLOWS.remove(&packet.key);
+        return Err(Outcome::DroppedFlowTable);
+    }
+    Ok(())
+}
+
+/// Whether the half that stands in the way is this flow's own, its other half having been evicted.
+#[inline(always)]
+fn is_ours(packet: &Packet) -> bool {
+    // SAFETY: compared at once.
+    unsafe { FLOWS.get(&packet.key) }.is_some_and(|flow| flow.to == packet.flow.to)
+}

@@ -1,0 +1,111 @@
+//! ICMP errors about translated packets: the packet that they quote is put back into the form in
+//! which its sender knows it (RFC 792, RFC 4443; RFC 5508 for what a NAT owes to them).
+
+use crate::{
+    forward,
+    hook::Hook,
+    maps::{FLOWS, count},
+    packet::{Ipv4, Ipv6, Packet},
+    skb::{Failed, Skb},
+};
+use datapath_common::{Addr, Outcome, Ports, Protocol, Tuple, checksum::Difference};
+
+/// The quoted packet: where its parts stand, and its tuple.
+struct Quote {
+    tuple: Tuple,
+    ip: u32,
+    l4: u32,
+    checksum: u16,
+}
+
+/// Finds the flow of the packet that an ICMP error quotes, mends the quote and sets [`Packet::to`].
+/// An error about no flow, or one that is not to be translated here, stays unknown.
+#[inline(never)] // Rare, and its quote would count against the stack of every path.
+pub(crate) fn lookup(
+    context: *mut aya_ebpf::bindings::__sk_buff,
+    packet: &mut Packet,
+    hook: Hook,
+) -> Result<(), Outcome> {
+    let skb = Skb::from_raw(context);
+    let Ok(quote) = parse(packet, skb) else { return Ok(()) };
+    // The error travels the way of the answers to the quoted packet.
+    packet.key = quote.tuple.reverse();
+    // SAFETY: copied at once.
+    let Some(flow) = (unsafe { FLOWS.get(&packet.key) }) else { return Ok(()) };
+    packet.flow = *flow;
+    packet.to.dst = packet.flow.to.dst;
+    if packet.tuple.src == quote.tuple.dst {
+        // It was the far end that sent it, which the sender knows by another address.
+        packet.to.src = packet.flow.to.src;
+    }
+    if forward::is_left_to_pod_side(packet, hook) {
+        packet.to = packet.tuple;
+        return Ok(());
+    }
+    let inner = packet.flow.to.reverse();
+    rewrite(packet, skb, &quote, &inner).map_err(|Failed| Outcome::DroppedRewrite)?;
+    packet.known = true;
+    count(Outcome::IcmpTranslated);
+    Ok(())
+}
+
+#[inline(always)]
+fn parse(packet: &Packet, skb: Skb) -> Result<Quote, Failed> {
+    /// Length of an ICMP error's own header.
+    const HEADER: u32 = 8;
+    let ip = packet.l4 + HEADER;
+    let mut tuple = Tuple::default();
+    let (l4, checksum) = if packet.tuple.dst.is_v4() {
+        let quoted: Ipv4 = skb.load(ip)?;
+        let header = quoted.header_length();
+        if header < 20 || quoted.fragment_offset() != 0 {
+            return Err(Failed);
+        }
+        tuple.src = Addr::from_v4_word(quoted.src);
+        tuple.dst = Addr::from_v4_word(quoted.dst);
+        tuple.protocol = quoted.protocol;
+        (ip + header, quoted.checksum)
+    } else {
+        let quoted: Ipv6 = skb.load(ip)?;
+        tuple.src = quoted.src;
+        tuple.dst = quoted.dst;
+        tuple.protocol = quoted.next;
+        (ip + 40, 0)
+    };
+    tuple.protocol.name().ok_or(Failed)?;
+    tuple.ports = skb.load::<Ports>(l4)?;
+    Ok(Quote { tuple, ip, l4, checksum })
+}
+
+/// Writes `inner` in place of the quoted tuple and mends every checksum that covers it.
+#[inline(always)]
+fn rewrite(packet: &Packet, skb: Skb, quote: &Quote, inner: &Tuple) -> Result<(), Failed> {
+    let old = &quote.tuple;
+    let addresses = Difference::none().addr(old.src, inner.src).addr(old.dst, inner.dst);
+    let mut sum = Difference::none()
+        .word16(old.ports.src.0, inner.ports.src.0)
+        .word16(old.ports.dst.0, inner.ports.dst.0);
+    if packet.tuple.dst.is_v4() {
+        // The change of the addresses and that of the header's checksum cancel each other out.
+        skb.store(quote.ip + 10, &addresses.apply(quote.checksum), 0)?;
+        skb.store(quote.ip + 12, &[inner.src.v4_word(), inner.dst.v4_word()], 0)?;
+    } else {
+        sum = sum.addr(old.src, inner.src).addr(old.dst, inner.dst);
+        skb.store(quote.ip + 8, &[inner.src, inner.dst], 0)?;
+    }
+    skb.store(quote.l4, &inner.ports, 0)?;
+    let offset = quote.l4 + if old.protocol == Protocol::UDP { 6 } else { 16 };
+    // A quote may end before the checksum of what it quotes.
+    if old.protocol != Protocol::SCTP
+        && let Ok(checksum) = skb.load::<u16>(offset)
+        && checksum != 0
+    {
+        let ports = Difference::none()
+            .word16(old.ports.src.0, inner.ports.src.0)
+            .word16(old.ports.dst.0, inner.ports.dst.0);
+        let mended = ports.addr(old.src, inner.src).addr(old.dst, inner.dst).apply(checksum);
+        skb.store(offset, &mended, 0)?;
+        sum = sum.word16(checksum, mended);
+    }
+    skb.update_checksum(packet.l4 + 2, sum.partial(), 0)
+}

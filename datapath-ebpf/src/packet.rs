@@ -1,0 +1,405 @@
+//! What the programs read of a packet, and how its addresses and ports are changed.
+
+use crate::{
+    maps::FRAGMENTS,
+    skb::{ETHERNET, Failed, Skb},
+};
+use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM};
+use bytemuck::{Pod, Zeroable};
+use datapath_common::{
+    Addr, Flow, Fragment, Outcome, Ports, Protocol, Tuple, checksum::Difference,
+};
+
+const ETHERTYPE_IPV4: u32 = 0x0800_u16.to_be() as u32;
+const ETHERTYPE_IPV6: u32 = 0x86dd_u16.to_be() as u32;
+
+/// TCP flag bits (RFC 9293, 3.1).
+pub(crate) const FIN: u8 = 0x01;
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const RST: u8 = 0x04;
+pub(crate) const ACK: u8 = 0x10;
+
+/// An IPv4 header without its options (RFC 791). Words are as in the packet.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub(crate) struct Ipv4 {
+    pub(crate) version_ihl: u8,
+    pub(crate) tos: u8,
+    pub(crate) length: u16,
+    pub(crate) id: u16,
+    pub(crate) fragment: u16,
+    pub(crate) ttl: u8,
+    pub(crate) protocol: Protocol,
+    pub(crate) checksum: u16,
+    pub(crate) src: u32,
+    pub(crate) dst: u32,
+}
+
+impl Ipv4 {
+    /// Length of the header in bytes, options included; less than 20 if the header is no header.
+    #[inline(always)]
+    pub(crate) fn header_length(&self) -> u32 {
+        if self.version_ihl >> 4 == 4 { u32::from(self.version_ihl & 0xf) * 4 } else { 0 }
+    }
+
+    /// Offset of the fragment in the datagram, in units of eight bytes.
+    #[inline(always)]
+    pub(crate) fn fragment_offset(&self) -> u16 {
+        u16::from_be(self.fragment) & 0x1fff
+    }
+}
+
+/// The part of an IPv4 header that translation changes, from byte 8 on.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Ipv4Tail {
+    ttl: u8,
+    protocol: Protocol,
+    checksum: u16,
+    src: u32,
+    dst: u32,
+}
+
+/// A fixed IPv6 header (RFC 8200, 3).
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub(crate) struct Ipv6 {
+    pub(crate) version_flow: u32,
+    pub(crate) length: u16,
+    pub(crate) next: Protocol,
+    pub(crate) hop_limit: u8,
+    pub(crate) src: Addr,
+    pub(crate) dst: Addr,
+}
+
+/// The part of an IPv6 header that translation changes, from byte 4 on.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Ipv6Tail {
+    length: u16,
+    next: Protocol,
+    hop_limit: u8,
+    src: Addr,
+    dst: Addr,
+}
+
+/// The first eight bytes of an IPv6 extension header (RFC 8200, 4).
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Extension {
+    next: Protocol,
+    length: u8,
+    fragment: u16,
+    id: u32,
+}
+
+/// The first sixteen bytes of a TCP header.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Tcp {
+    ports: Ports,
+    sequence: u32,
+    acknowledgement: u32,
+    offset: u8,
+    flags: u8,
+    window: u16,
+}
+
+/// What follows the IP header.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    /// A protocol with ports, whose header is in this packet.
+    Whole,
+    /// A later fragment of a datagram with ports; they are known from its first fragment.
+    Later,
+    /// A later fragment whose first fragment was not seen.
+    Orphan,
+    /// An ICMP or ICMPv6 error.
+    IcmpError,
+    /// Headers that do not fit the packet.
+    Malformed,
+    /// Anything else.
+    Other,
+}
+
+/// A parsed packet. It lives in per-CPU memory, since the stack of a program has 512 bytes.
+#[repr(C)]
+pub(crate) struct Packet {
+    /// As it arrived.
+    pub(crate) tuple: Tuple,
+    /// As it leaves.
+    pub(crate) to: Tuple,
+    /// The flow that it belongs to, if `known`. Of one that was there before, only flags and device.
+    pub(crate) flow: Flow,
+    /// Room for a key of the flow table.
+    pub(crate) key: Tuple,
+    /// Offset of the transport header from the start of the frame.
+    pub(crate) l4: u32,
+    /// Identification of the datagram that a fragment belongs to.
+    fragment_id: u32,
+    /// IPv4: the header's checksum. IPv6: the payload's length.
+    checksum_or_length: u16,
+    /// IPv6: next header.
+    next: Protocol,
+    /// Time to live, or hop limit.
+    pub(crate) ttl: u8,
+    /// TCP flags.
+    pub(crate) tcp: u8,
+    /// What follows the IP header.
+    pub(crate) transport: Transport,
+    /// Whether more fragments follow.
+    first_fragment: bool,
+    /// Whether the packet is to be translated.
+    pub(crate) known: bool,
+}
+
+impl Packet {
+    /// Reads the headers of `skb`. `None` for what is not IP, or not whole: the kernel's matter.
+    #[inline(always)]
+    pub(crate) fn parse(&mut self, skb: Skb) -> Option<()> {
+        self.tuple.ports = Ports::default();
+        self.tuple.pad = [0; 3];
+        self.tcp = 0;
+        self.first_fragment = false;
+        self.known = false;
+        let later = match skb.protocol() {
+            ETHERTYPE_IPV4 => self.parse_ipv4(skb)?,
+            ETHERTYPE_IPV6 => self.parse_ipv6(skb)?,
+            _ => return None,
+        };
+        self.transport = if later {
+            self.recall_ports()
+        } else {
+            self.parse_transport(skb).unwrap_or(Transport::Malformed)
+        };
+        if self.first_fragment && self.transport == Transport::Whole {
+            let key = self.fragment();
+            // Best effort: without the entry the later fragments are counted as orphans.
+            let _ = FRAGMENTS.insert(&key, &self.tuple.ports, 0);
+        }
+        self.to = self.tuple;
+        Some(())
+    }
+
+    /// Whether this packet opens a TCP connection.
+    #[inline(always)]
+    pub(crate) fn opens(&self) -> bool {
+        self.tcp & (SYN | ACK) == SYN
+    }
+
+    /// Returns whether this is a later fragment.
+    #[inline(always)]
+    fn parse_ipv4(&mut self, skb: Skb) -> Option<bool> {
+        let ip: Ipv4 = skb.load(ETHERNET).ok()?;
+        let header = ip.header_length();
+        if header < 20 {
+            return None;
+        }
+        self.tuple.src = Addr::from_v4_word(ip.src);
+        self.tuple.dst = Addr::from_v4_word(ip.dst);
+        self.tuple.protocol = ip.protocol;
+        self.checksum_or_length = ip.checksum;
+        self.ttl = ip.ttl;
+        self.l4 = ETHERNET + header;
+        self.fragment_id = u32::from(ip.id);
+        const MORE: u16 = 0x2000;
+        let later = ip.fragment_offset() != 0;
+        self.first_fragment = !later && u16::from_be(ip.fragment) & MORE != 0;
+        Some(later)
+    }
+
+    /// Returns whether this is a later fragment.
+    #[inline(always)]
+    fn parse_ipv6(&mut self, skb: Skb) -> Option<bool> {
+        /// Longer chains are left to the kernel.
+        const EXTENSIONS: usize = 4;
+        let ip: Ipv6 = skb.load(ETHERNET).ok()?;
+        if u32::from_be(ip.version_flow) >> 28 != 6 {
+            return None;
+        }
+        self.tuple.src = ip.src;
+        self.tuple.dst = ip.dst;
+        self.checksum_or_length = ip.length;
+        self.next = ip.next;
+        self.ttl = ip.hop_limit;
+        let mut protocol = ip.next;
+        let mut offset = ETHERNET + 40;
+        for _ in 0..EXTENSIONS {
+            // Hop-by-hop options, routing, destination options (RFC 8200, 4).
+            let options = matches!(protocol.0, 0 | 43 | 60);
+            if !options && protocol.0 != 44 {
+                break;
+            }
+            let extension: Extension = skb.load(offset).ok()?;
+            protocol = extension.next;
+            if options {
+                offset += 8 + u32::from(extension.length) * 8;
+                continue;
+            }
+            offset += 8;
+            self.fragment_id = extension.id;
+            let fragment = u16::from_be(extension.fragment);
+            if fragment & 0xfff8 != 0 {
+                self.tuple.protocol = protocol;
+                self.l4 = offset;
+                return Some(true);
+            }
+            self.first_fragment = fragment & 1 != 0;
+        }
+        self.tuple.protocol = protocol;
+        self.l4 = offset;
+        Some(false)
+    }
+
+    #[inline(always)]
+    fn parse_transport(&mut self, skb: Skb) -> Result<Transport, Failed> {
+        match self.tuple.protocol {
+            Protocol::TCP => {
+                let tcp: Tcp = skb.load(self.l4)?;
+                if skb.length() < self.l4 + 20 {
+                    return Err(Failed);
+                }
+                self.tuple.ports = tcp.ports;
+                self.tcp = tcp.flags;
+            }
+            Protocol::UDP | Protocol::SCTP => {
+                self.tuple.ports = skb.load(self.l4)?;
+                let least = if self.tuple.protocol == Protocol::UDP { 8 } else { 12 };
+                if skb.length() < self.l4 + least {
+                    return Err(Failed);
+                }
+            }
+            Protocol::ICMP => {
+                let kind: [u8; 4] = skb.load(self.l4)?;
+                // Destination unreachable, time exceeded, parameter problem (RFC 792).
+                return Ok(error_if(matches!(kind[0], 3 | 11 | 12)));
+            }
+            Protocol::ICMPV6 => {
+                let kind: [u8; 4] = skb.load(self.l4)?;
+                // The error types that are in use (RFC 4443, 2.1).
+                return Ok(error_if(matches!(kind[0], 1..=4)));
+            }
+            _ => return Ok(Transport::Other),
+        }
+        Ok(Transport::Whole)
+    }
+
+    /// Takes the ports of a later fragment from its first one.
+    #[inline(always)]
+    fn recall_ports(&mut self) -> Transport {
+        if self.tuple.protocol.name().is_none() {
+            return Transport::Other;
+        }
+        let key = self.fragment();
+        // SAFETY: the value is copied at once.
+        match unsafe { FRAGMENTS.get(&key) } {
+            Some(ports) => {
+                self.tuple.ports = *ports;
+                Transport::Later
+            }
+            None => Transport::Orphan,
+        }
+    }
+
+    #[inline(always)]
+    fn fragment(&self) -> Fragment {
+        Fragment {
+            src: self.tuple.src,
+            dst: self.tuple.dst,
+            id: self.fragment_id,
+            protocol: self.tuple.protocol,
+            pad: [0; 3],
+        }
+    }
+
+    /// Writes `to` in place of `tuple`, and the time to live as it is now.
+    pub(crate) fn rewrite(&mut self, skb: Skb) -> Result<(), Outcome> {
+        self.rewrite_headers(skb).map_err(|Failed| Outcome::DroppedRewrite)
+    }
+
+    #[inline(always)]
+    fn rewrite_headers(&mut self, skb: Skb) -> Result<(), Failed> {
+        let addresses =
+            Difference::none().addr(self.tuple.src, self.to.src).addr(self.tuple.dst, self.to.dst);
+        self.store_addresses(skb, addresses)?;
+        if self.transport == Transport::Later {
+            return Ok(());
+        }
+        // Ports at the start of the header; the checksum where the protocol has it. SCTP's covers
+        // neither addresses nor anything that a difference could mend.
+        let (checksum, zero) = match self.tuple.protocol {
+            Protocol::TCP => (self.l4 + 16, 0),
+            Protocol::UDP => (self.l4 + 6, u64::from(BPF_F_MARK_MANGLED_0)),
+            Protocol::ICMPV6 => (self.l4 + 2, 0),
+            _ => (0, 0),
+        };
+        if checksum != 0 {
+            let flags = zero | u64::from(BPF_F_PSEUDO_HDR);
+            skb.update_checksum(checksum, addresses.partial(), flags)?;
+        }
+        if self.tuple.ports != self.to.ports {
+            skb.store(self.l4, &self.to.ports, 0)?;
+            let ports = Difference::none()
+                .word16(self.tuple.ports.src.0, self.to.ports.src.0)
+                .word16(self.tuple.ports.dst.0, self.to.ports.dst.0);
+            if checksum != 0 {
+                skb.update_checksum(checksum, ports.partial(), zero)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The sum over an IPv4 header is always the same, so a hardware checksum of the packet stays
+    /// right. IPv6 has no such sum: there the kernel takes the change into account.
+    #[inline(always)]
+    fn store_addresses(&self, skb: Skb, addresses: Difference) -> Result<(), Failed> {
+        if self.tuple.dst.is_v4() {
+            let tail = Ipv4Tail {
+                ttl: self.ttl,
+                protocol: self.tuple.protocol,
+                checksum: addresses.apply(self.checksum_or_length),
+                src: self.to.src.v4_word(),
+                dst: self.to.dst.v4_word(),
+            };
+            skb.store(ETHERNET + 8, &tail, 0)
+        } else {
+            let tail = Ipv6Tail {
+                length: self.checksum_or_length,
+                next: self.next,
+                hop_limit: self.ttl,
+                src: self.to.src,
+                dst: self.to.dst,
+            };
+            skb.store(ETHERNET + 4, &tail, u64::from(BPF_F_RECOMPUTE_CSUM))
+        }
+    }
+
+    /// Takes one from the time to live, in memory; the next write puts it into the packet.
+    #[inline(always)]
+    pub(crate) fn age(&mut self) {
+        if self.tuple.dst.is_v4() {
+            let word = |ttl| u16::from_ne_bytes([ttl, self.tuple.protocol.0]);
+            let aged = Difference::none().word16(word(self.ttl), word(self.ttl - 1));
+            self.checksum_or_length = aged.apply(self.checksum_or_length);
+        }
+        self.ttl -= 1;
+    }
+
+    /// Writes the time to live alone.
+    #[inline(always)]
+    pub(crate) fn store_age(&self, skb: Skb) -> Result<(), Outcome> {
+        let stored = if self.tuple.dst.is_v4() {
+            let [low, high] = self.checksum_or_length.to_ne_bytes();
+            skb.store(ETHERNET + 8, &[self.ttl, self.tuple.protocol.0, low, high], 0)
+        } else {
+            skb.store(ETHERNET + 7, &self.ttl, u64::from(BPF_F_RECOMPUTE_CSUM))
+        };
+        stored.map_err(|Failed| Outcome::DroppedRewrite)
+    }
+}
+
+#[inline(always)]
+fn error_if(error: bool) -> Transport {
+    if error { Transport::IcmpError } else { Transport::Other }
+}

@@ -1,0 +1,144 @@
+//! Refusing a packet the way kube-proxy does: destination unreachable, port unreachable (ICMP type
+//! 3 code 3, ICMPv6 type 1 code 4), for every protocol.
+
+use crate::{
+    hook::Hook,
+    packet::{Ipv4, Ipv6, Packet, Transport},
+    skb::{Action, DROP, ETHERNET, Failed, Skb},
+};
+use bytemuck::{Pod, Zeroable};
+use datapath_common::{Protocol, checksum::fold};
+
+const TTL: u8 = 64;
+
+/// An ICMP or ICMPv6 error's own header.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Icmp {
+    kind: u8,
+    code: u8,
+    checksum: u16,
+    unused: u32,
+}
+
+/// What is put in front of the quoted packet.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Error4 {
+    ip: Ipv4,
+    icmp: Icmp,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Error6 {
+    ip: Ipv6,
+    icmp: Icmp,
+}
+
+/// Turns the packet into the error about it and sends it back to where it came from, or drops it
+/// where no error may be sent: about another error, or about what is no whole packet (RFC 1122,
+/// 3.2.2).
+#[inline(never)] // Rare, large, and the same for every hook.
+pub(crate) fn reject(
+    context: *mut aya_ebpf::bindings::__sk_buff,
+    packet: &mut Packet,
+    arrive: u32,
+) -> Action {
+    let skb = Skb::from_raw(context);
+    let built = match (packet.transport, packet.tuple.protocol, packet.tuple.dst.is_v4()) {
+        (Transport::Whole | Transport::Other, Protocol::TCP, true) => ipv4::<10>(packet, skb),
+        (Transport::Whole | Transport::Other, Protocol::TCP, false) => ipv6::<15>(packet, skb),
+        (Transport::Whole | Transport::Other, _, true) => ipv4::<7>(packet, skb),
+        (Transport::Whole | Transport::Other, _, false) => ipv6::<12>(packet, skb),
+        _ => Err(Failed),
+    };
+    match built.and_then(|()| turn_round(skb)) {
+        Ok(()) if arrive != 0 => skb.redirect_in(skb.device()),
+        Ok(()) => skb.redirect_out(skb.device()),
+        Err(Failed) => DROP,
+    }
+}
+
+/// How [`reject`] sends the error on: a host client's comes in by the uplink.
+pub(crate) fn arrives(hook: Hook) -> u32 {
+    u32::from(hook == Hook::ToUplink)
+}
+
+/// `WORDS` 32-bit words of the packet are quoted: its header without options, and of TCP all that a
+/// checksum in hardware would write to.
+#[inline(always)]
+fn ipv4<const WORDS: usize>(packet: &Packet, skb: Skb) -> Result<(), Failed> {
+    if packet.l4 != ETHERNET + 20 {
+        return Err(Failed);
+    }
+    let quoted = WORDS as u32 * 4;
+    let icmp = error(3, 3, sum::<WORDS>(skb)?);
+    let mut ip = Ipv4 {
+        version_ihl: 0x45,
+        tos: 0,
+        length: (28 + quoted as u16).to_be(),
+        id: 0,
+        fragment: 0x4000_u16.to_be(),
+        ttl: TTL,
+        protocol: Protocol::ICMP,
+        checksum: 0,
+        src: packet.tuple.dst.v4_word(),
+        dst: packet.tuple.src.v4_word(),
+    };
+    ip.checksum =
+        fold(bytemuck::cast::<Ipv4, [u32; 5]>(ip).iter().map(|word| u64::from(*word)).sum());
+    skb.trim(ETHERNET + quoted)?;
+    skb.make_room(28)?;
+    skb.store(ETHERNET, &Error4 { ip, icmp }, 0)
+}
+
+/// As [`ipv4`]; the checksum also covers the pseudo header (RFC 8200, 8.1).
+#[inline(always)]
+fn ipv6<const WORDS: usize>(packet: &Packet, skb: Skb) -> Result<(), Failed> {
+    if packet.l4 != ETHERNET + 40 {
+        return Err(Failed);
+    }
+    let quoted = WORDS as u32 * 4;
+    let length = 8 + quoted as u16;
+    let mut covered = sum::<WORDS>(skb)?;
+    for index in 0..4 {
+        covered += u64::from(packet.tuple.src.0[index]) + u64::from(packet.tuple.dst.0[index]);
+    }
+    covered += u64::from(length.to_be()) + u64::from(u16::from(Protocol::ICMPV6.0).to_be());
+    let icmp = error(1, 4, covered);
+    let ip = Ipv6 {
+        version_flow: (6_u32 << 28).to_be(),
+        length: length.to_be(),
+        next: Protocol::ICMPV6,
+        hop_limit: TTL,
+        src: packet.tuple.dst,
+        dst: packet.tuple.src,
+    };
+    skb.trim(ETHERNET + quoted)?;
+    skb.make_room(48)?;
+    skb.store(ETHERNET, &Error6 { ip, icmp }, 0)
+}
+
+/// The sum of the first `WORDS` words of the IP packet.
+#[inline(always)]
+fn sum<const WORDS: usize>(skb: Skb) -> Result<u64, Failed>
+where
+    [u32; WORDS]: Pod,
+{
+    let words: [u32; WORDS] = skb.load(ETHERNET)?;
+    Ok(words.iter().map(|word| u64::from(*word)).sum())
+}
+
+#[inline(always)]
+fn error(kind: u8, code: u8, covered: u64) -> Icmp {
+    let first = u64::from(u16::from_ne_bytes([kind, code]));
+    Icmp { kind, code, checksum: fold(covered + first), unused: 0 }
+}
+
+/// Swaps the frame's MAC addresses.
+#[inline(always)]
+fn turn_round(skb: Skb) -> Result<(), Failed> {
+    let [dst, src]: [[u8; 6]; 2] = skb.load(0)?;
+    skb.store(0, &[src, dst], 0)
+}

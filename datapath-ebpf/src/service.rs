@@ -1,0 +1,155 @@
+//! From what a client dials to the backend that it gets.
+
+use crate::{
+    hook::Hook,
+    maps::{
+        AFFINITY, LOCAL_CLIENTS, MEMBERS, SLOTS, SOURCE_RANGES, address, backend, config, frontend,
+    },
+    skb::longest_prefix,
+};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, generated::bpf_ktime_get_coarse_ns};
+use datapath_common::{
+    Addr, Address, AddressKind, Affinity, AffinityKey, Backend, BackendList, Be16, ConfigFlags,
+    Frontend, FrontendFlags, FrontendKey, LpmKey, MemberKey, Protocol, SlotKey, SourceRangeKey,
+    Tuple,
+};
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, exact to some milliseconds and cheap.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: a plain call.
+    unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// A random number below `bound`, uniform to one part in 2^32 / `bound`.
+#[inline(always)]
+pub(crate) fn random(bound: u32) -> u32 {
+    // SAFETY: a plain call.
+    let random = u64::from(unsafe { bpf_get_prandom_u32() });
+    ((random * u64::from(bound)) >> 32) as u32
+}
+
+/// The frontend that serves `addr:port`: its own, or a node port if the address is one of ours.
+#[inline(always)]
+pub(crate) fn find(addr: &Addr, port: Be16, protocol: Protocol) -> Option<&'static Frontend> {
+    if let Some(found) = frontend(&FrontendKey::new(*addr, port, protocol)) {
+        return Some(found);
+    }
+    let here = address(addr)?;
+    if here.kind == AddressKind::HOST && here.flags & Address::NODE_PORT != 0 {
+        return frontend(&FrontendKey::new(addr.wildcard(), port, protocol));
+    }
+    None
+}
+
+/// Where a client is, which decides between the lists of a frontend and about its source address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Client {
+    /// The local detector knows its address.
+    Pod,
+    /// A process in the node's own network namespace.
+    Host,
+    /// Anyone else.
+    Outside,
+}
+
+impl Client {
+    /// The class of the sender of a packet.
+    #[inline(always)]
+    pub(crate) fn of(src: &Addr, hook: Hook) -> Self {
+        if hook == Hook::ToUplink {
+            return Self::Host;
+        }
+        let detects = config().is_some_and(|c| c.flags.has(ConfigFlags::LOCAL_DETECTOR));
+        if detects && longest_prefix::<_, _, u8>(&LOCAL_CLIENTS, &LpmKey::host(*src)).is_some() {
+            return Self::Pod;
+        }
+        match address(src) {
+            Some(here) if here.kind == AddressKind::HOST => Self::Host,
+            _ => Self::Outside,
+        }
+    }
+
+    /// The backends that are for this client.
+    #[inline(always)]
+    pub(crate) fn list(self, frontend: &Frontend) -> BackendList {
+        if self == Self::Outside { frontend.outside } else { frontend.inside }
+    }
+
+    /// Whether an empty list drops instead of rejecting.
+    #[inline(always)]
+    pub(crate) fn drops(self, flags: FrontendFlags) -> bool {
+        flags.has(match self {
+            Self::Outside => FrontendFlags::DROP_OUTSIDE,
+            Self::Pod | Self::Host => FrontendFlags::DROP_INSIDE,
+        })
+    }
+
+    /// Whether the client's address is hidden from the backend.
+    #[inline(always)]
+    pub(crate) fn masqueraded(self, flags: FrontendFlags) -> bool {
+        flags.has(match self {
+            Self::Pod => FrontendFlags::MASQUERADE_POD,
+            Self::Host => FrontendFlags::MASQUERADE_HOST,
+            Self::Outside => FrontendFlags::MASQUERADE_OUTSIDE,
+        })
+    }
+}
+
+/// Whether the frontend's source ranges let this client in.
+#[inline(always)]
+pub(crate) fn admits(frontend: &Frontend, src: &Addr) -> bool {
+    if !frontend.flags.has(FrontendFlags::SOURCE_RANGES) {
+        return true;
+    }
+    let key = SourceRangeKey { prefix_len: 32 + 128, service: frontend.service, addr: *src };
+    longest_prefix::<_, _, u8>(&SOURCE_RANGES, &key).is_some()
+}
+
+/// One of the list's backends, each as likely as the others.
+#[inline(always)]
+pub(crate) fn pick(list: BackendList) -> Option<(u32, &'static Backend)> {
+    let key = SlotKey { list: list.id, index: random(list.count) };
+    // SAFETY: entries are replaced, never changed in place.
+    let id = *unsafe { SLOTS.get(&key) }?;
+    Some((id, backend(id)?))
+}
+
+/// The backend for a new flow of `tuple`: the client's last one under session affinity, else any.
+#[inline(always)]
+pub(crate) fn select(
+    frontend: &Frontend,
+    list: BackendList,
+    tuple: &Tuple,
+) -> Option<(u32, &'static Backend)> {
+    if frontend.affinity == 0 {
+        return pick(list);
+    }
+    let key = AffinityKey { client: tuple.src, service: frontend.service };
+    let now = now();
+    let (id, chosen) = match remembered(&key, frontend.affinity, list, now) {
+        Some(found) => found,
+        None => pick(list)?,
+    };
+    // The time starts anew with every new flow. A full table only forgets another client.
+    let _ = AFFINITY.insert(&key, &Affinity { last_used: now, backend: id, pad: 0 }, 0);
+    Some((id, chosen))
+}
+
+#[inline(always)]
+fn remembered(
+    key: &AffinityKey,
+    seconds: u32,
+    list: BackendList,
+    now: u64,
+) -> Option<(u32, &'static Backend)> {
+    // SAFETY: copied at once.
+    let affinity = *unsafe { AFFINITY.get(key) }?;
+    if now.saturating_sub(affinity.last_used) > u64::from(seconds) * 1_000_000_000 {
+        return None;
+    }
+    let member = MemberKey { list: list.id, backend: affinity.backend };
+    // SAFETY: only its being there counts.
+    unsafe { MEMBERS.get(&member) }?;
+    Some((affinity.backend, backend(affinity.backend)?))
+}

@@ -1,0 +1,263 @@
+//! The packet buffer: every helper of the kernel that reads or changes it, behind safe functions.
+//!
+//! Reads go through `bpf_skb_load_bytes` and not through packet pointers: it also reaches what lies
+//! outside the linear part, and there is no bounds check that the compiler could optimise away.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh},
+    cty::c_void,
+    helpers,
+};
+use bytemuck::Pod;
+use core::mem::MaybeUninit;
+use datapath_common::Addr;
+
+/// Length of an Ethernet header: all our hooks are on Ethernet devices.
+pub(crate) const ETHERNET: u32 = 14;
+
+/// What the kernel does with the packet after us.
+pub(crate) type Action = i32;
+
+/// The next program, then the stack (`TCX_NEXT`; `TC_ACT_UNSPEC` on kernels before 6.6).
+pub(crate) const NEXT: Action = -1;
+/// Drop (`TC_ACT_SHOT`).
+pub(crate) const DROP: Action = 2;
+
+/// A helper failed, most often because the packet is shorter than its headers say.
+#[derive(Debug)]
+pub(crate) struct Failed;
+
+/// The packet buffer of the running program.
+#[derive(Clone, Copy)]
+pub(crate) struct Skb(*mut __sk_buff);
+
+macro_rules! field {
+    ($(#[$doc:meta])* $name:ident: $field:ident) => {
+        $(#[$doc])*
+        #[inline(always)]
+        pub(crate) fn $name(self) -> u32 {
+            // SAFETY: the kernel passes a valid context to the program.
+            unsafe { (&raw const (*self.0).$field).read() }
+        }
+    };
+}
+
+impl Skb {
+    #[inline(always)]
+    pub(crate) fn new(context: &aya_ebpf::programs::TcContext) -> Self {
+        Self(context.skb.skb)
+    }
+
+    /// From the context that a subprogram was handed.
+    #[inline(always)]
+    pub(crate) const fn from_raw(context: *mut __sk_buff) -> Self {
+        Self(context)
+    }
+
+    /// The context, to hand to a subprogram.
+    #[inline(always)]
+    pub(crate) const fn raw(self) -> *mut __sk_buff {
+        self.0
+    }
+
+    field!(
+        /// Length of the frame in bytes.
+        length: len
+    );
+    field!(
+        /// Index of the device that the program runs for.
+        device: ifindex
+    );
+    field!(
+        /// EtherType, network byte order.
+        protocol: protocol
+    );
+    field!(
+        /// Payload of one segment in bytes; 0 for a packet that is not to be segmented.
+        segment: gso_size
+    );
+    field!(
+        /// The packet's mark.
+        mark: mark
+    );
+
+    /// Sets the packet's mark.
+    #[inline(always)]
+    pub(crate) fn set_mark(self, mark: u32) {
+        // SAFETY: the context is valid and this field may be written.
+        unsafe { (&raw mut (*self.0).mark).write(mark) }
+    }
+
+    /// Copies what stands at `offset`.
+    #[inline(always)]
+    pub(crate) fn load<T: Pod>(self, offset: u32) -> Result<T, Failed> {
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: the helper writes exactly `size_of::<T>()` bytes, or fails.
+        let status = unsafe {
+            helpers::bpf_skb_load_bytes(
+                self.0.cast(),
+                offset,
+                value.as_mut_ptr().cast(),
+                size_of::<T>() as u32,
+            )
+        };
+        if status == 0 {
+            // SAFETY: written by the helper, and every bit pattern is a `T`.
+            Ok(unsafe { value.assume_init() })
+        } else {
+            Err(Failed)
+        }
+    }
+
+    /// Overwrites what stands at `offset`.
+    #[inline(always)]
+    pub(crate) fn store<T: Pod>(self, offset: u32, value: &T, flags: u64) -> Result<(), Failed> {
+        // SAFETY: the helper reads exactly `size_of::<T>()` initialised bytes.
+        check(unsafe {
+            helpers::bpf_skb_store_bytes(
+                self.0.cast(),
+                offset,
+                core::ptr::from_ref(value).cast(),
+                size_of::<T>() as u32,
+                flags,
+            )
+        })
+    }
+
+    /// Adds the difference `partial` to the transport checksum at `offset`.
+    #[inline(always)]
+    pub(crate) fn update_checksum(
+        self,
+        offset: u32,
+        partial: u32,
+        flags: u64,
+    ) -> Result<(), Failed> {
+        // SAFETY: a plain call, the kernel checks the offset.
+        check(unsafe { helpers::bpf_l4_csum_replace(self.0, offset, 0, u64::from(partial), flags) })
+    }
+
+    /// Cuts the frame to `length` bytes; offloads are dropped from it.
+    #[inline(always)]
+    pub(crate) fn trim(self, length: u32) -> Result<(), Failed> {
+        // SAFETY: a plain call, the kernel checks the length.
+        check(unsafe { helpers::bpf_skb_change_tail(self.0, length, 0) })
+    }
+
+    /// Makes room for `length` bytes between the Ethernet header and what follows it.
+    #[inline(always)]
+    pub(crate) fn make_room(self, length: i32) -> Result<(), Failed> {
+        // SAFETY: a plain call, the kernel checks the length.
+        check(unsafe { helpers::bpf_skb_adjust_room(self.0, length, BPF_ADJ_ROOM_MAC, 0) })
+    }
+
+    /// Asks the node's routing table where a packet to `dst` goes: the device and the next hop.
+    #[inline(always)]
+    pub(crate) fn route(self, src: &Addr, dst: &Addr) -> Option<(u32, Addr)> {
+        let mut params = MaybeUninit::<aya_ebpf::bindings::bpf_fib_lookup>::zeroed();
+        let fields = params.as_mut_ptr();
+        let v4 = dst.is_v4();
+        // SAFETY: plain writes into our own zeroed struct, of which all bytes are initialised.
+        unsafe {
+            (*fields).family = family(v4) as u8;
+            (*fields).ifindex = self.device();
+            if v4 {
+                (*fields).__bindgen_anon_3.ipv4_src = src.v4_word();
+                (*fields).__bindgen_anon_4.ipv4_dst = dst.v4_word();
+            } else {
+                (*fields).__bindgen_anon_3.ipv6_src = src.0;
+                (*fields).__bindgen_anon_4.ipv6_dst = dst.0;
+            }
+        }
+        // SAFETY: the helper reads and writes the struct within its size.
+        let status = unsafe {
+            helpers::bpf_fib_lookup(
+                self.0.cast(),
+                fields,
+                size_of::<aya_ebpf::bindings::bpf_fib_lookup>() as i32,
+                0,
+            )
+        };
+        // A missing neighbour entry (7) is resolved by the redirect.
+        if status != 0 && status != 7 {
+            return None;
+        }
+        // SAFETY: the union holds what was written above or what the helper put in its place.
+        let (device, next_hop) = unsafe {
+            let next_hop = if v4 {
+                Addr::from_v4_word((*fields).__bindgen_anon_4.ipv4_dst)
+            } else {
+                Addr((*fields).__bindgen_anon_4.ipv6_dst)
+            };
+            ((*fields).ifindex, next_hop)
+        };
+        Some((device, next_hop))
+    }
+
+    /// Sends the packet out of `device` to the neighbour `next_hop`; the kernel resolves its MAC.
+    #[inline(always)]
+    pub(crate) fn redirect_neighbour(self, device: u32, next_hop: &Addr) -> Action {
+        let mut params = MaybeUninit::<bpf_redir_neigh>::zeroed();
+        let fields = params.as_mut_ptr();
+        // SAFETY: plain writes into our own zeroed struct; the helper reads it within its size.
+        unsafe {
+            (*fields).nh_family = family(next_hop.is_v4());
+            if next_hop.is_v4() {
+                (*fields).__bindgen_anon_1.ipv4_nh = next_hop.v4_word();
+            } else {
+                (*fields).__bindgen_anon_1.ipv6_nh = next_hop.0;
+            }
+            helpers::bpf_redirect_neigh(device, fields, size_of::<bpf_redir_neigh>() as i32, 0)
+                as Action
+        }
+    }
+
+    /// Moves the packet into the namespace behind `device`, past both queues.
+    #[inline(always)]
+    pub(crate) fn redirect_peer(self, device: u32) -> Action {
+        // SAFETY: a plain call; a device that is gone drops the packet.
+        unsafe { helpers::bpf_redirect_peer(device, 0) as Action }
+    }
+
+    /// Sends the packet out of `device` as it is.
+    #[inline(always)]
+    pub(crate) fn redirect_out(self, device: u32) -> Action {
+        // SAFETY: as above.
+        unsafe { helpers::bpf_redirect(device, 0) as Action }
+    }
+
+    /// Lets the packet arrive on `device`.
+    #[inline(always)]
+    pub(crate) fn redirect_in(self, device: u32) -> Action {
+        const BPF_F_INGRESS: u64 = 1;
+        // SAFETY: as above.
+        unsafe { helpers::bpf_redirect(device, BPF_F_INGRESS) as Action }
+    }
+}
+
+/// Looks a key up in a longest-prefix map, whose aya type wants a packed key: that would be copied
+/// byte by byte.
+#[inline(always)]
+pub(crate) fn longest_prefix<M, K: Pod, V>(map: &'static M, key: &K) -> Option<&'static V> {
+    // SAFETY: `map` is a map of the object, `key` has its key size; values live as long as the
+    // program runs.
+    unsafe {
+        helpers::bpf_map_lookup_elem(
+            core::ptr::from_ref(map).cast_mut().cast::<c_void>(),
+            core::ptr::from_ref(key).cast(),
+        )
+        .cast::<V>()
+        .as_ref()
+    }
+}
+
+#[inline(always)]
+fn family(v4: bool) -> u32 {
+    const AF_INET: u32 = 2;
+    const AF_INET6: u32 = 10;
+    if v4 { AF_INET } else { AF_INET6 }
+}
+
+#[inline(always)]
+fn check(status: i64) -> Result<(), Failed> {
+    if status == 0 { Ok(()) } else { Err(Failed) }
+}

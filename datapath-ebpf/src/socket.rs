@@ -1,0 +1,246 @@
+//! Translation before there is a packet: a process that dials a frontend gets a backend.
+//!
+//! The hooks take only what they can decide exactly as the tc programs would. Left to those are:
+//! connected datagram sockets (their backend may go while they are connected), session affinity and
+//! source ranges (the source address is not known yet), and pods whose source must be masqueraded.
+
+use crate::{
+    maps::{SOCKETS, backend, config, count, count_service, frontend},
+    service::{self, Client},
+};
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::bpf_sock_addr,
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
+    programs::SockAddrContext,
+};
+use datapath_common::{
+    Addr, Be16, Frontend, FrontendFlags, FrontendKey, Outcome, Protocol, SocketKey, SocketPeer,
+};
+
+/// Let the call go on.
+const ALLOW: i32 = 1;
+/// Let the call fail.
+const DENY: i32 = 0;
+
+/// An address and port of a socket call.
+#[derive(Clone, Copy)]
+pub(crate) struct Endpoint {
+    addr: Addr,
+    port: Be16,
+}
+
+/// Reads and writes the address of the call at hand.
+///
+/// The functions of the two families stay apart (`inline(never)`), or the compiler merges their
+/// reads into one with a computed offset.
+/// VERIFIER: dereference of modified ctx ptr R1 off=4 disallowed
+pub(crate) trait Family {
+    fn read(context: *mut bpf_sock_addr, into: &mut Endpoint);
+    fn write(context: *mut bpf_sock_addr, from: &Endpoint);
+}
+
+pub(crate) struct V4;
+pub(crate) struct V6;
+
+impl Family for V4 {
+    #[inline(always)]
+    fn read(context: *mut bpf_sock_addr, into: &mut Endpoint) {
+        // SAFETY: a valid context, in a program of this family.
+        let (addr, port) = unsafe { ((*context).user_ip4, (*context).user_port) };
+        *into = Endpoint { addr: Addr::from_v4_word(addr), port: Be16(port as u16) };
+    }
+
+    #[inline(always)]
+    fn write(context: *mut bpf_sock_addr, from: &Endpoint) {
+        // SAFETY: as above.
+        unsafe {
+            (*context).user_ip4 = from.addr.v4_word();
+            (*context).user_port = u32::from(from.port.0);
+        }
+    }
+}
+
+impl Family for V6 {
+    #[inline(always)]
+    fn read(context: *mut bpf_sock_addr, into: &mut Endpoint) {
+        // SAFETY: as above. An IPv4-mapped address is in the form that the maps have.
+        let (addr, port) = unsafe {
+            let ip = &raw const (*context).user_ip6;
+            let words = [
+                ip.cast::<u32>().read_volatile(),
+                ip.cast::<u32>().add(1).read_volatile(),
+                ip.cast::<u32>().add(2).read_volatile(),
+                ip.cast::<u32>().add(3).read_volatile(),
+            ];
+            (words, (*context).user_port)
+        };
+        *into = Endpoint { addr: Addr(addr), port: Be16(port as u16) };
+    }
+
+    #[inline(always)]
+    fn write(context: *mut bpf_sock_addr, from: &Endpoint) {
+        // SAFETY: as above.
+        unsafe {
+            let ip = (&raw mut (*context).user_ip6).cast::<u32>();
+            ip.write_volatile(from.addr.0[0]);
+            ip.add(1).write_volatile(from.addr.0[1]);
+            ip.add(2).write_volatile(from.addr.0[2]);
+            ip.add(3).write_volatile(from.addr.0[3]);
+            (*context).user_port = u32::from(from.port.0);
+        }
+    }
+}
+
+/// `connect`: a stream gets its backend for good.
+#[inline(always)]
+pub(crate) fn connect<F: Family>(context: &SockAddrContext) -> i32 {
+    // SAFETY: a valid context.
+    if unsafe { (*context.sock_addr).protocol } != u32::from(Protocol::TCP.0) {
+        return ALLOW;
+    }
+    let mut dialled = Endpoint { addr: Addr([0; 4]), port: Be16(0) };
+    F::read(context.sock_addr, &mut dialled);
+    let client = client(context);
+    let Some(found) = find(&dialled, Protocol::TCP, client) else {
+        return if frontend(&FrontendKey::any_port(dialled.addr)).is_some() {
+            refuse()
+        } else {
+            ALLOW
+        };
+    };
+    let list = client.list(found);
+    if list.count == 0 && !client.drops(found.flags) {
+        count_service(found.service, |stats| stats.refused += 1);
+        return refuse();
+    }
+    if !is_ours(found, client) {
+        return ALLOW;
+    }
+    let Some((id, chosen)) = service::pick(list) else { return ALLOW };
+    let peer = Endpoint { addr: chosen.addr, port: chosen.port };
+    remember(cookie(context), &peer, &dialled, id);
+    F::write(context.sock_addr, &peer);
+    count(Outcome::SocketConnected);
+    count_service(found.service, |stats| stats.sockets += 1);
+    ALLOW
+}
+
+/// `sendmsg` with an address: a datagram keeps going to the backend of the one before it, as long
+/// as that serves.
+#[inline(always)]
+pub(crate) fn sendmsg<F: Family>(context: &SockAddrContext) -> i32 {
+    let mut dialled = Endpoint { addr: Addr([0; 4]), port: Be16(0) };
+    F::read(context.sock_addr, &mut dialled);
+    let cookie = cookie(context);
+    let (id, peer) = match recall(cookie, &dialled) {
+        Some(known) if backend(known.backend).is_some() => {
+            (known.backend, Endpoint { addr: known.addr, port: known.port })
+        }
+        _ => {
+            let client = client(context);
+            let Some(found) = find(&dialled, Protocol::UDP, client) else { return ALLOW };
+            if !is_ours(found, client) {
+                return ALLOW;
+            }
+            let Some((id, chosen)) = service::pick(client.list(found)) else { return ALLOW };
+            let peer = Endpoint { addr: chosen.addr, port: chosen.port };
+            remember(cookie, &dialled, &peer, id);
+            count_service(found.service, |stats| stats.sockets += 1);
+            (id, peer)
+        }
+    };
+    if recall(cookie, &peer).is_none() {
+        remember(cookie, &peer, &dialled, id);
+    }
+    F::write(context.sock_addr, &peer);
+    count(Outcome::SocketSent);
+    ALLOW
+}
+
+/// `recvmsg` and `getpeername`: the process sees the address that it dialled.
+#[inline(always)]
+pub(crate) fn restore<F: Family>(context: &SockAddrContext) -> i32 {
+    let mut peer = Endpoint { addr: Addr([0; 4]), port: Be16(0) };
+    F::read(context.sock_addr, &mut peer);
+    if let Some(known) = recall(cookie(context), &peer) {
+        F::write(context.sock_addr, &Endpoint { addr: known.addr, port: known.port });
+    }
+    ALLOW
+}
+
+/// The frontend that was dialled. A node port of this node also answers on its loopback addresses,
+/// where only we can serve it: such packets never leave the host.
+#[inline(always)]
+fn find(dialled: &Endpoint, protocol: Protocol, client: Client) -> Option<&'static Frontend> {
+    if let Some(found) = service::find(&dialled.addr, dialled.port, protocol) {
+        return Some(found);
+    }
+    if client != Client::Host || !is_loopback(&dialled.addr) {
+        return None;
+    }
+    frontend(&FrontendKey::new(dialled.addr.wildcard(), dialled.port, protocol))
+}
+
+#[inline(always)]
+fn is_loopback(addr: &Addr) -> bool {
+    if addr.is_v4() {
+        u32::from_be(addr.v4_word()) >> 24 == 127
+    } else {
+        addr.0 == [0, 0, 0, 1_u32.to_be()]
+    }
+}
+
+/// Whether the tc programs would leave the client's source as it is and need not know it.
+#[inline(always)]
+fn is_ours(found: &Frontend, client: Client) -> bool {
+    found.affinity == 0
+        && !found.flags.has(FrontendFlags::SOURCE_RANGES)
+        && (client == Client::Host || !client.masqueraded(found.flags))
+        && client.list(found).count != 0
+}
+
+#[inline(always)]
+fn client(context: &SockAddrContext) -> Client {
+    // SAFETY: a plain call with a valid context.
+    let netns = unsafe { bpf_get_netns_cookie(context.as_ptr()) };
+    if config().is_some_and(|config| config.host_netns == netns) {
+        Client::Host
+    } else {
+        Client::Pod
+    }
+}
+
+#[inline(always)]
+fn cookie(context: &SockAddrContext) -> u64 {
+    // SAFETY: a plain call with a valid context.
+    unsafe { bpf_get_socket_cookie(context.as_ptr()) }
+}
+
+#[inline(always)]
+fn key(cookie: u64, endpoint: &Endpoint) -> SocketKey {
+    SocketKey { cookie, addr: endpoint.addr, port: endpoint.port, pad: [0; 6] }
+}
+
+#[inline(always)]
+fn recall(cookie: u64, endpoint: &Endpoint) -> Option<SocketPeer> {
+    // SAFETY: copied at once.
+    unsafe { SOCKETS.get(&key(cookie, endpoint)) }.copied()
+}
+
+#[inline(always)]
+fn remember(cookie: u64, from: &Endpoint, to: &Endpoint, backend: u32) {
+    let peer = SocketPeer { addr: to.addr, port: to.port, pad: [0; 2], backend };
+    // Best effort: a full table costs the process the sight of the address that it dialled.
+    let _ = SOCKETS.insert(&key(cookie, from), &peer, 0);
+}
+
+/// Lets the call fail at once with `ECONNREFUSED`, as a pod sees it that gets an ICMP error.
+#[inline(always)]
+fn refuse() -> i32 {
+    const ECONNREFUSED: i32 = 111;
+    count(Outcome::SocketRefused);
+    // SAFETY: a plain call.
+    unsafe { bpf_set_retval(-ECONNREFUSED) };
+    DENY
+}

@@ -1,0 +1,311 @@
+//! A node made of nothing but its loaded programs and maps: packets go in by `BPF_PROG_TEST_RUN`,
+//! verdicts and packets come out.
+
+use aya::{
+    Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions, TestRunResult,
+    maps::{Array, HashMap, MapData, PerCpuArray, lpm_trie::LpmTrie},
+    programs::{Program, SchedClassifier},
+};
+use datapath_common::{
+    Addr, Address, AddressKind, Backend, BackendList, Be16, Config, ConfigFlags, Flow, Frontend,
+    FrontendFlags, FrontendKey, FrontendKind, LpmKey, MemberKey, Outcome, Protocol, Route,
+    RouteKind, SlotKey, Timeouts, Tuple,
+};
+use std::{net::IpAddr, path::PathBuf};
+
+/// Makes a type of the map ABI one that aya takes.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Abi<T>(T);
+
+// SAFETY: `bytemuck::Pod` promises all that aya's trait asks for.
+unsafe impl<T: bytemuck::Pod> Pod for Abi<T> {}
+
+/// The tc hooks by their programs' names.
+pub const FROM_POD: &str = "from_pod";
+pub const TO_POD: &str = "to_pod";
+pub const FROM_UPLINK: &str = "from_uplink";
+pub const TO_UPLINK: &str = "to_uplink";
+
+/// What a program returned, by the kernel's name for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// `TCX_NEXT`.
+    Next,
+    /// `TC_ACT_SHOT`.
+    Drop,
+    /// `TC_ACT_REDIRECT`.
+    Redirect,
+}
+
+/// The addresses of the node under test: worker 1 of the reference cluster.
+pub const NODE: &str = "172.18.0.3";
+pub const NODE6: &str = "fc00:f853:ccd:e793::3";
+pub const GATEWAY: &str = "10.10.3.1";
+pub const GATEWAY6: &str = "fd00:10:10:3::1";
+/// Index of the loopback device, for which test runs take place.
+pub const DEVICE: u32 = 1;
+
+pub struct Node {
+    ebpf: Ebpf,
+}
+
+impl Node {
+    /// Loads the programs. `None`, with the reason printed, where that cannot be done.
+    pub fn load() -> Option<Self> {
+        if !nix_is_root() {
+            eprintln!("skipped: loading programs needs root");
+            return None;
+        }
+        let Ok(object) = std::fs::read(object()) else {
+            eprintln!("skipped: {} is not built: cargo xtask build-ebpf", object().display());
+            return None;
+        };
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("FLOWS", 4096)
+            .load(&object)
+            .expect("the object file loads");
+        for (name, program) in ebpf.programs_mut() {
+            let loaded = match program {
+                Program::SchedClassifier(program) => program.load(),
+                Program::CgroupSockAddr(program) => program.load(),
+                other => panic!("{name}: unexpected type {:?}", other.prog_type()),
+            };
+            if let Err(error) = loaded {
+                panic!("{name}: {error:?}");
+            }
+        }
+        let mut node = Self { ebpf };
+        node.configure(ConfigFlags::NATIVE_ROUTING.with(ConfigFlags::LOCAL_DETECTOR));
+        Some(node)
+    }
+
+    /// How many instructions the verifier looked at, program by program.
+    pub fn verified(&self) -> Vec<(String, u32)> {
+        let count = |program: &Program| {
+            program.info().ok().and_then(|info| info.verified_instruction_count()).unwrap_or(0)
+        };
+        let mut all: Vec<_> =
+            self.ebpf.programs().map(|(name, program)| (name.to_owned(), count(program))).collect();
+        all.sort();
+        all
+    }
+
+    pub fn configure(&mut self, flags: ConfigFlags) {
+        let config = Config {
+            host_netns: 0,
+            node_v4: addr(NODE),
+            node_v6: addr(NODE6),
+            uplink: DEVICE,
+            flags,
+            port_min: 61_000,
+            port_max: 65_535,
+            uplink_mac: [2, 0, 0, 0, 0, 3],
+            pad: [0; 2],
+            timeouts: Timeouts::DEFAULT,
+        };
+        let map = self.ebpf.map_mut("CONFIG").expect("CONFIG");
+        Array::<_, Abi<Config>>::try_from(map)
+            .expect("an array")
+            .set(0, Abi(config), 0)
+            .expect("set");
+    }
+
+    fn hash<K: bytemuck::Pod, V: bytemuck::Pod>(
+        &mut self,
+        name: &str,
+    ) -> HashMap<&mut MapData, Abi<K>, Abi<V>> {
+        HashMap::try_from(self.ebpf.map_mut(name).expect("a map of this name")).expect("a hash map")
+    }
+
+    fn put<K: bytemuck::Pod, V: bytemuck::Pod>(&mut self, name: &str, key: K, value: V) {
+        self.hash(name).insert(Abi(key), Abi(value), 0).expect("an entry is written");
+    }
+
+    /// A pod of this node.
+    pub fn pod(&mut self, pod: &str) {
+        let v4 = addr(pod).is_v4();
+        let gateway = addr(if v4 { GATEWAY } else { GATEWAY6 });
+        let value =
+            Address { gateway, device: DEVICE, mac: [0; 6], kind: AddressKind::POD, flags: 0 };
+        self.put("ADDRESSES", addr(pod), value);
+    }
+
+    /// An address of the node itself.
+    pub fn host(&mut self, host: &str) {
+        let value = Address {
+            gateway: Addr::UNSPECIFIED_V6,
+            device: 0,
+            mac: [0; 6],
+            kind: AddressKind::HOST,
+            flags: Address::NODE_PORT,
+        };
+        self.put("ADDRESSES", addr(host), value);
+    }
+
+    /// Pods of another node.
+    pub fn route(&mut self, range: &str, prefix: u8, kind: RouteKind, next_hop: &str) {
+        let value = Route { next_hop: addr(next_hop), device: DEVICE, mtu: 1500, kind, pad: 0 };
+        self.prefix("ROUTES", LpmKey::new(addr(range), prefix), value);
+    }
+
+    /// Sources that count as pods.
+    pub fn local_clients(&mut self, range: &str, prefix: u8) {
+        self.prefix("LOCAL_CLIENTS", LpmKey::new(addr(range), prefix), 0_u8);
+    }
+
+    fn prefix<V: bytemuck::Pod>(&mut self, name: &str, key: LpmKey, value: V) {
+        let map = self.ebpf.map_mut(name).expect("a map of this name");
+        let mut trie = LpmTrie::<_, [u32; 4], Abi<V>>::try_from(map).expect("a trie");
+        let key = aya::maps::lpm_trie::Key::new(key.prefix_len, key.addr.0);
+        trie.insert(&key, Abi(value), 0).expect("an entry is written");
+    }
+
+    /// A service with one frontend and the given backends; ids and list follow `service`.
+    pub fn service(
+        &mut self,
+        service: u32,
+        frontend: (&str, u16, Protocol),
+        backends: &[(&str, u16)],
+    ) {
+        let (vip, port, protocol) = frontend;
+        let list = BackendList { id: service, count: backends.len() as u32 };
+        for (index, (backend, backend_port)) in (0..).zip(backends) {
+            let id = service * 100 + index;
+            let value = Backend {
+                addr: addr(backend),
+                port: Be16::new(*backend_port),
+                protocol,
+                pad: 0,
+                service,
+            };
+            self.put("BACKENDS", id, value);
+            self.put("SLOTS", SlotKey { list: service, index }, id);
+            self.put("MEMBERS", MemberKey { list: service, backend: id }, 0_u8);
+        }
+        let key = FrontendKey::new(addr(vip), Be16::new(port), protocol);
+        let value = Frontend {
+            service,
+            inside: list,
+            outside: list,
+            affinity: 0,
+            flags: FrontendFlags::MASQUERADE_OUTSIDE,
+            kind: FrontendKind::CLUSTER_IP,
+            pad: 0,
+        };
+        self.put("FRONTENDS", key, value);
+        self.put(
+            "FRONTENDS",
+            FrontendKey::any_port(addr(vip)),
+            Frontend {
+                service: 0,
+                inside: BackendList::default(),
+                outside: BackendList::default(),
+                ..value
+            },
+        );
+    }
+
+    /// Changes a frontend in place.
+    pub fn change_frontend(
+        &mut self,
+        (vip, port, protocol): (&str, u16, Protocol),
+        change: impl FnOnce(&mut Frontend),
+    ) {
+        let key = FrontendKey::new(addr(vip), Be16::new(port), protocol);
+        let mut map = self.hash::<FrontendKey, Frontend>("FRONTENDS");
+        let mut value = map.get(&Abi(key), 0).expect("the frontend").0;
+        change(&mut value);
+        map.insert(Abi(key), Abi(value), 0).expect("an entry is written");
+    }
+
+    /// Removes a backend, as when its endpoint serves no more.
+    pub fn remove_backend(&mut self, id: u32) {
+        self.hash::<u32, Backend>("BACKENDS").remove(&Abi(id)).expect("the backend");
+    }
+
+    pub fn flows(&mut self) -> Vec<(Tuple, Flow)> {
+        self.hash::<Tuple, Flow>("FLOWS")
+            .iter()
+            .map(|entry| entry.map(|(key, value)| (key.0, value.0)).expect("an entry"))
+            .collect()
+    }
+
+    pub fn remove_flow(&mut self, tuple: &Tuple) {
+        self.hash::<Tuple, Flow>("FLOWS").remove(&Abi(*tuple)).expect("the flow");
+    }
+
+    pub fn put_flow(&mut self, tuple: Tuple, flow: Flow) {
+        self.put("FLOWS", tuple, flow);
+    }
+
+    /// Sum of the outcome's counter over all CPUs.
+    pub fn count(&self, outcome: Outcome) -> u64 {
+        let map = self.ebpf.map("COUNTERS").expect("COUNTERS");
+        let counters = PerCpuArray::<_, u64>::try_from(map).expect("a per-CPU array");
+        counters.get(&(outcome as u32), 0).expect("a counter").iter().sum()
+    }
+
+    /// Sends a frame through a program.
+    pub fn run(&mut self, program: &str, frame: &[u8]) -> (Verdict, Vec<u8>) {
+        let mut out = vec![0; frame.len() + 256];
+        let result = self.test_run(program, frame, &mut out, 1);
+        out.truncate(result.data_size_out as usize);
+        let verdict = match result.return_value as i32 {
+            -1 => Verdict::Next,
+            2 => Verdict::Drop,
+            7 => Verdict::Redirect,
+            other => panic!("{program} returned {other}"),
+        };
+        (verdict, out)
+    }
+
+    /// Nanoseconds per run, over `repeat` runs with the same frame.
+    pub fn time(&mut self, program: &str, frame: &[u8], repeat: u32) -> u32 {
+        let mut out = vec![0; frame.len() + 256];
+        self.test_run(program, frame, &mut out, repeat).duration.as_nanos() as u32
+    }
+
+    /// Runs the sweep; returns how many entries it removed.
+    pub fn sweep(&mut self) -> u32 {
+        self.test_run("sweep", &[0; 64], &mut [0; 64], 1).return_value
+    }
+
+    fn test_run(
+        &mut self,
+        program: &str,
+        frame: &[u8],
+        out: &mut [u8],
+        repeat: u32,
+    ) -> TestRunResult {
+        let program = self.ebpf.program(program).expect("a program of this name");
+        let program: &SchedClassifier = program.try_into().expect("a classifier");
+        program
+            .test_run(TestRunOptions {
+                data_in: Some(frame),
+                data_out: Some(out),
+                repeat,
+                ..TestRunOptions::default()
+            })
+            .expect("the program runs")
+    }
+}
+
+pub fn addr(text: &str) -> Addr {
+    text.parse::<IpAddr>().expect("an address").into()
+}
+
+fn nix_is_root() -> bool {
+    nix::unistd::Uid::effective().is_root()
+}
+
+/// The object file, at the place that the build names or leaves it.
+fn object() -> PathBuf {
+    std::env::var_os("DATAPATH_EBPF_OBJECT").map_or_else(
+        || {
+            PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+                .join("../target/ebpf/bpfel-unknown-none/release/datapath-ebpf")
+        },
+        PathBuf::from,
+    )
+}
