@@ -1,16 +1,32 @@
 //! The kernel: programs, maps, links. The only place with aya and unsafe.
 
+mod attach;
+mod cleanup;
 mod error;
+mod load;
+mod maps;
+mod netlink;
+mod pin;
+mod raw_map;
+mod sys;
 
 pub mod devices;
 
+pub use cleanup::cleanup;
 pub use devices::Device;
 pub use error::Error;
+pub use load::has_programs;
 
 use crate::plan::{Change, Tables};
+use attach::Attachments;
 use datapath_common::{Config, Flow, Outcome, ServiceStats, Tuple};
+use load::Programs;
+use maps::Maps;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use pin::Layout;
 use std::{
     collections::{BTreeMap, HashMap},
+    os::fd::AsFd,
     path::PathBuf,
 };
 
@@ -73,87 +89,126 @@ impl Repairs {
 
 /// Loaded programs, pinned maps and links.
 #[derive(Debug)]
-pub struct Datapath {}
+pub struct Datapath {
+    options: Options,
+    layout: Layout,
+    programs: Programs,
+    maps: Maps,
+    attachments: Attachments,
+    config: Option<Config>,
+}
 
-#[expect(unused_variables, clippy::unused_self, reason = "signatures first")]
 impl Datapath {
     /// Opens or creates the pinned maps and has the kernel verify all programs. Nothing that is
-    /// attached is touched.
+    /// attached is touched. Must be called in a tokio runtime if [`Options::log_datapath`] is set.
     pub fn load(options: &Options) -> Result<Self, Error> {
-        todo!()
+        load::check_kernel()?;
+        pin::prepare_bpffs(&options.bpffs)?;
+        let layout = Layout::new(&options.bpffs);
+        layout.create()?;
+        let programs = load::load(options, &layout)?;
+        let maps = Maps::open(&layout)?;
+        let tcx = !options.force_clsact && sys::has_tcx();
+        tracing::info!(
+            bpffs = %options.bpffs.display(),
+            tc = if tcx { "tcx" } else { "clsact" },
+            socket_lb = options.socket_lb,
+            "the kernel has verified the programs"
+        );
+        let attachments = Attachments::new(layout.clone(), tcx);
+        let options = options.clone();
+        Ok(Self { options, layout, programs, maps, attachments, config: None })
     }
 
     /// What the maps that the agent fills hold now.
     pub fn dump(&self) -> Result<Tables, Error> {
-        todo!()
+        self.maps.dump()
     }
 
-    /// Writes and removes, in the order documented on [`Change`].
+    /// Writes and removes, in the order documented on [`Change`]. Statistics of services that exist
+    /// already are kept.
     pub fn apply(&mut self, change: &Change) -> Result<(), Error> {
-        todo!()
+        self.maps.apply(change)
     }
 
     /// Writes `CONFIG`.
     pub fn set_config(&mut self, config: &Config) -> Result<(), Error> {
-        todo!()
+        self.maps.config.put(&0, config)?;
+        self.config = Some(*config);
+        Ok(())
     }
 
     /// Attaches `from_pod` and `to_pod`, or swaps them in for what an earlier agent attached.
     /// Idempotent.
     pub fn attach_pod(&mut self, device: &Device) -> Result<(), Error> {
-        todo!()
+        self.attachments.device(&self.programs, load::POD, device.index, &device.name)
     }
 
     /// Attaches `from_uplink` and `to_uplink`, likewise.
     pub fn attach_uplink(&mut self, device: &Device) -> Result<(), Error> {
-        todo!()
+        self.attachments.device(&self.programs, load::UPLINK, device.index, &device.name)
     }
 
     /// Attaches the socket hooks to the cgroup, likewise; returns its folder.
     pub fn attach_sockets(&mut self) -> Result<PathBuf, Error> {
-        todo!()
+        let folder = pin::find_cgroup2(self.options.cgroup_root.as_deref())?;
+        self.attachments.sockets(&self.programs, &folder)?;
+        Ok(folder)
     }
 
     /// Detaches the socket hooks, also those of an earlier agent.
     pub fn detach_sockets(&mut self) -> Result<(), Error> {
-        todo!()
+        self.attachments.remove_sockets()
     }
 
     /// Detaches everything from devices that are not in `keep` (by index), also what an earlier
-    /// agent attached; forgets devices that are gone. Returns how many links went.
+    /// agent attached; forgets devices that are gone. Returns how many links and filters went.
     pub fn detach_others(&mut self, keep: &[u32]) -> Result<usize, Error> {
-        todo!()
+        self.attachments.remove_others(keep)
     }
 
     /// Runs the `sweep` program: expired flows are removed in the kernel.
     pub fn sweep(&mut self) -> Result<SweepReport, Error> {
-        todo!()
+        let start = std::time::Instant::now();
+        let removed = sys::test_run(self.programs.get(load::SWEEP)?)
+            .map_err(Error::system("running the program sweep"))?;
+        Ok(SweepReport { removed, duration: start.elapsed() })
     }
 
     /// Pins and attaches again what somebody removed, and restores `CONFIG` and `SERVICE_STATS`.
     /// Missing entries of the other maps are the caller's to find, by [`Self::dump`].
     pub fn ensure(&mut self) -> Result<Repairs, Error> {
-        todo!()
+        self.layout.create()?;
+        let mut repairs = self.attachments.ensure(&self.programs)?;
+        repairs.pins += self.maps.repair_pins(&self.layout)?;
+        repairs.entries += self.maps.repair_stats()?;
+        if let Some(config) = self.config
+            && self.maps.config.get(&0)? != Some(config)
+        {
+            self.maps.config.put(&0, &config)?;
+            repairs.entries += 1;
+        }
+        Ok(repairs)
     }
 
     /// Packets and calls by outcome, over all CPUs.
     pub fn counters(&self) -> Result<Vec<(Outcome, u64)>, Error> {
-        todo!()
+        self.maps.counters()
     }
 
     /// Statistics by service id, over all CPUs.
     pub fn service_stats(&self) -> Result<HashMap<u32, ServiceStats>, Error> {
-        todo!()
+        self.maps.stats()
     }
 
     /// The flow table.
-    pub fn flows(&self) -> Result<Vec<(Tuple, Flow)>, Error> {
-        todo!()
+    pub fn flows(&self) -> Result<HashMap<Tuple, Flow>, Error> {
+        self.maps.flows.entries()
     }
 
     /// Number of entries and size of each map.
     pub fn map_fill(&self) -> Result<Vec<MapFill>, Error> {
-        todo!()
+        self.maps.fill()
     }
 }
 
@@ -172,14 +227,10 @@ pub struct MapFill {
     pub entry_size: u32,
 }
 
-/// Removes every program, link, map, filter and folder of ours, whether or not an agent runs.
-/// Returns a line for each thing removed.
-pub fn cleanup(options: &Options) -> Result<Vec<String>, Error> {
-    let _ = options;
-    todo!()
-}
-
 /// The cookie of the calling process's network namespace (`SO_NETNS_COOKIE`, since Linux 5.14).
 pub fn netns_cookie() -> Result<u64, Error> {
-    todo!()
+    let what = "reading the network namespace's cookie";
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+        .map_err(|error| Error::system(what)(error.into()))?;
+    sys::netns_cookie(socket.as_fd()).map_err(Error::system(what))
 }

@@ -1,0 +1,394 @@
+//! Attaching programs, in place of what an earlier agent attached where there is such.
+
+use super::{
+    Error, Repairs,
+    load::{Direction, POD, Programs, SOCKET, UPLINK},
+    netlink,
+    pin::Layout,
+    sys::{self, LinkInfo, ProgramInfo},
+};
+use aya_obj::generated::bpf_attach_type::{BPF_TCX_EGRESS, BPF_TCX_INGRESS};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::{Path, PathBuf},
+};
+
+/// Name of the place of the socket hooks' pins.
+const CGROUP: &str = "cgroup";
+
+/// What a link is attached to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Target {
+    /// A device, by index and name.
+    Device { index: u32, name: String, direction: Direction },
+    /// A cgroup, by number and folder.
+    Cgroup { id: u64, folder: PathBuf, attach_type: u32 },
+}
+
+/// How it is attached.
+#[derive(Debug)]
+enum Holder {
+    /// By a link, pinned.
+    Link(OwnedFd),
+    /// By a filter of the clsact qdisc, which lives as long as the device.
+    Filter,
+}
+
+#[derive(Debug)]
+struct Attachment {
+    program: &'static str,
+    target: Target,
+    holder: Holder,
+}
+
+/// Everything attached by this agent, by its pin.
+#[derive(Debug)]
+pub(super) struct Attachments {
+    layout: Layout,
+    tcx: bool,
+    /// Filters of an agent that used no links have been looked for.
+    filters_checked: bool,
+    all: BTreeMap<PathBuf, Attachment>,
+}
+
+impl Attachments {
+    pub(super) fn new(layout: Layout, tcx: bool) -> Self {
+        Self { layout, tcx, filters_checked: false, all: BTreeMap::new() }
+    }
+
+    /// Attaches `pair` of programs to a device.
+    pub(super) fn device(
+        &mut self,
+        programs: &Programs,
+        pair: [(&'static str, Direction); 2],
+        index: u32,
+        name: &str,
+    ) -> Result<(), Error> {
+        for (program, direction) in pair {
+            let target = Target::Device { index, name: name.to_owned(), direction };
+            self.attach(programs, program, target)?;
+        }
+        Ok(())
+    }
+
+    /// Attaches the socket hooks to a cgroup.
+    pub(super) fn sockets(&mut self, programs: &Programs, folder: &Path) -> Result<(), Error> {
+        let id = fs::metadata(folder)
+            .map_err(Error::system(format!("looking at {}", folder.display())))?
+            .ino();
+        for (program, attach_type) in SOCKET {
+            let folder = folder.to_owned();
+            let target = Target::Cgroup { id, folder, attach_type: attach_type as u32 };
+            self.attach(programs, program, target)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the socket hooks, also those of an earlier agent.
+    pub(super) fn remove_sockets(&mut self) -> Result<(), Error> {
+        for (program, _) in SOCKET {
+            let pin = self.layout.link(program, CGROUP);
+            self.all.remove(&pin);
+            remove_link(&pin)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what is attached to devices that are not in `keep`, and the pins of devices that are
+    /// gone. Returns how many went.
+    pub(super) fn remove_others(&mut self, keep: &[u32]) -> Result<usize, Error> {
+        let gone = |attachment: &Attachment| match &attachment.target {
+            Target::Device { index, .. } => !keep.contains(index),
+            Target::Cgroup { .. } => false,
+        };
+        let mut removed = 0;
+        for (pin, attachment) in self.all.extract_if(.., |_, attachment| gone(attachment)) {
+            remove(&pin, &attachment)?;
+            removed += 1;
+        }
+        removed += self.remove_stale_pins(keep)?;
+        if !self.tcx || !self.filters_checked {
+            removed += remove_stale_filters(keep)?;
+            self.filters_checked = true;
+        }
+        Ok(removed)
+    }
+
+    /// Pins that an earlier agent left on devices that are not in `keep`.
+    fn remove_stale_pins(&self, keep: &[u32]) -> Result<usize, Error> {
+        let mut removed = 0;
+        for pin in entries(&self.layout.links())? {
+            let name = pin.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let on_device = POD.iter().chain(&UPLINK).any(|(program, _)| {
+                name.strip_prefix(program).is_some_and(|rest| rest.starts_with('-'))
+            });
+            let Some((_, info)) = open_link(&pin)?.filter(|_| on_device) else { continue };
+            if !keep.contains(&info.device()) {
+                remove_link(&pin)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Attaches again what is no longer attached, pins again what is no longer pinned, forgets
+    /// devices that are gone.
+    pub(super) fn ensure(&mut self, programs: &Programs) -> Result<Repairs, Error> {
+        let mut repairs = Repairs::default();
+        let gone = |target: &Target| match target {
+            Target::Device { index, name, .. } => {
+                device_name(*index).as_deref() != Some(name.as_str())
+            }
+            Target::Cgroup { id, folder, .. } => {
+                fs::metadata(folder).map_or(true, |found| found.ino() != *id)
+            }
+        };
+        for (pin, attachment) in self.all.extract_if(.., |_, attachment| gone(&attachment.target)) {
+            remove(&pin, &attachment)?;
+        }
+        let mut detached = Vec::new();
+        for (pin, attachment) in &self.all {
+            let program = info_of_program(programs, attachment.program)?.id;
+            if !is_attached(attachment, program)? {
+                detached.push(pin.clone());
+            } else if let Holder::Link(fd) = &attachment.holder {
+                repairs.pins += u32::from(pin_again(fd, pin)?);
+            }
+        }
+        for pin in detached {
+            if let Some(Attachment { program, target, .. }) = self.all.remove(&pin) {
+                self.attach(programs, program, target)?;
+                repairs.links += 1;
+            }
+        }
+        Ok(repairs)
+    }
+
+    fn attach(
+        &mut self,
+        programs: &Programs,
+        program: &'static str,
+        target: Target,
+    ) -> Result<(), Error> {
+        let (place, link) = match &target {
+            Target::Device { name, .. } => (name.as_str(), self.tcx),
+            Target::Cgroup { .. } => (CGROUP, true),
+        };
+        let pin = self.layout.link(program, place);
+        if let Some(done) = self.all.get(&pin)
+            && done.target == target
+            && is_attached(done, info_of_program(programs, program)?.id)?
+        {
+            return Ok(());
+        }
+        let holder = if link {
+            Holder::Link(attach_link(programs, program, &target, &pin)?)
+        } else {
+            attach_filter(programs, program, &target, &pin)?
+        };
+        tracing::debug!(program, place, link, "attached");
+        self.all.insert(pin, Attachment { program, target, holder });
+        Ok(())
+    }
+}
+
+impl Target {
+    fn is_of(&self, info: &LinkInfo) -> bool {
+        match self {
+            Self::Device { index, .. } => info.device() == *index,
+            Self::Cgroup { id, .. } => info.cgroup() == *id,
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::Device { name, .. } => format!("the device {name}"),
+            Self::Cgroup { folder, .. } => folder.display().to_string(),
+        }
+    }
+}
+
+/// Puts the program into the link that is pinned, or into a new one.
+fn attach_link(
+    programs: &Programs,
+    program: &'static str,
+    target: &Target,
+    pin: &Path,
+) -> Result<OwnedFd, Error> {
+    let fd = programs.get(program)?;
+    let place = target.describe();
+    if let Some((link, info)) = open_link(pin)?.filter(|(_, info)| target.is_of(info)) {
+        if info.program != info_of_program(programs, program)?.id {
+            sys::update_link(link.as_fd(), fd)
+                .map_err(Error::system(format!("replacing {program} on {place}")))?;
+        }
+        return Ok(link);
+    }
+    let what = format!("attaching {program} to {place}");
+    let link = match target {
+        Target::Device { index, direction, .. } => {
+            let hook = match direction {
+                Direction::Ingress => BPF_TCX_INGRESS,
+                Direction::Egress => BPF_TCX_EGRESS,
+            };
+            sys::create_link(fd, *index, hook as u32, true)
+        }
+        Target::Cgroup { folder, attach_type, .. } => File::open(folder).and_then(|cgroup| {
+            let cgroup = cgroup.as_raw_fd().cast_unsigned();
+            sys::create_link(fd, cgroup, *attach_type, false)
+        }),
+    };
+    let link = link.map_err(|error| attach_error(target, what, error))?;
+    // A pin of a device that is gone, or of another cgroup: the new link is in force already.
+    remove_link(pin)?;
+    pin_again(&link, pin)?;
+    if let Target::Device { index, direction, .. } = target {
+        // Left by an agent that did not use links.
+        netlink::detach(*index, *direction)
+            .map_err(Error::system(format!("removing the filter on {place}")))?;
+    }
+    Ok(link)
+}
+
+fn attach_filter(
+    programs: &Programs,
+    program: &'static str,
+    target: &Target,
+    pin: &Path,
+) -> Result<Holder, Error> {
+    if let Target::Device { index, direction, .. } = target {
+        let what = format!("attaching {program} to {}", target.describe());
+        netlink::attach(*index, *direction, programs.get(program)?, program)
+            .map_err(|error| attach_error(target, what, error))?;
+        // Left by an agent that used links.
+        remove_link(pin)?;
+    }
+    Ok(Holder::Filter)
+}
+
+fn attach_error(target: &Target, what: String, error: io::Error) -> Error {
+    match (target, error.raw_os_error()) {
+        (Target::Device { name, .. }, Some(libc::ENODEV)) => Error::NoDevice(name.clone()),
+        _ => Error::system(what)(error),
+    }
+}
+
+/// Whether the attachment is in force with our program.
+fn is_attached(attachment: &Attachment, program: u32) -> Result<bool, Error> {
+    let Attachment { target, holder, .. } = attachment;
+    let what = format!("looking at what is attached to {}", target.describe());
+    match (holder, target) {
+        (Holder::Link(fd), _) => {
+            let info: LinkInfo = sys::info(fd.as_fd()).map_err(Error::system(what))?;
+            Ok(target.is_of(&info) && info.program == program)
+        }
+        (Holder::Filter, Target::Device { index, direction, .. }) => {
+            let filter = netlink::find(*index, *direction).map_err(Error::system(what))?;
+            Ok(filter.is_some_and(|filter| filter.program_id == program))
+        }
+        (Holder::Filter, Target::Cgroup { .. }) => Ok(false),
+    }
+}
+
+fn remove(pin: &Path, attachment: &Attachment) -> Result<(), Error> {
+    if let (Holder::Filter, Target::Device { index, direction, name }) =
+        (&attachment.holder, &attachment.target)
+    {
+        netlink::detach(*index, *direction)
+            .map_err(Error::system(format!("removing the filter on {name}")))?;
+    }
+    remove_link(pin).map(drop)
+}
+
+/// Our filters on devices that are not in `keep`.
+fn remove_stale_filters(keep: &[u32]) -> Result<usize, Error> {
+    let mut removed = 0;
+    for (index, name) in devices()?.into_iter().filter(|(index, _)| !keep.contains(index)) {
+        removed += remove_filters(index, &name)?.len();
+    }
+    Ok(removed)
+}
+
+/// Removes our filters from a device; returns the names of their programs.
+pub(super) fn remove_filters(index: u32, name: &str) -> Result<Vec<String>, Error> {
+    let mut programs = Vec::new();
+    for direction in [Direction::Ingress, Direction::Egress] {
+        let what = || Error::system(format!("removing filters from {name}"));
+        let Some(filter) = netlink::find(index, direction).map_err(what())? else { continue };
+        netlink::detach(index, direction).map_err(what())?;
+        programs.push(filter.program);
+    }
+    Ok(programs)
+}
+
+/// Indices and names of all devices.
+pub(super) fn devices() -> Result<Vec<(u32, String)>, Error> {
+    let all = nix::net::if_::if_nameindex()
+        .map_err(|error| Error::system("listing devices")(error.into()))?;
+    Ok(all.iter().map(|one| (one.index(), one.name().to_string_lossy().into_owned())).collect())
+}
+
+fn device_name(index: u32) -> Option<String> {
+    let name = nix::net::if_::if_indextoname(index).ok()?;
+    Some(name.to_string_lossy().into_owned())
+}
+
+/// Opens a pinned link, if there is one.
+fn open_link(pin: &Path) -> Result<Option<(OwnedFd, LinkInfo)>, Error> {
+    let what = || Error::system(format!("opening the link {}", pin.display()));
+    match sys::open_pin(pin) {
+        Ok(fd) => {
+            let info = sys::info(fd.as_fd()).map_err(what())?;
+            Ok(Some((fd, info)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(what()(error)),
+    }
+}
+
+/// Detaches a pinned link, whoever else holds it, and removes the pin; returns whether there was one.
+pub(super) fn remove_link(pin: &Path) -> Result<bool, Error> {
+    let Some((fd, _)) = open_link(pin)? else { return Ok(false) };
+    match sys::detach_link(fd.as_fd()) {
+        // Detached already, or its device is gone.
+        Err(error) if !matches!(error.raw_os_error(), Some(libc::ENOLINK | libc::ENODEV)) => {
+            return Err(Error::system(format!("detaching the link {}", pin.display()))(error));
+        }
+        _ => {}
+    }
+    fs::remove_file(pin).map_err(Error::system(format!("removing {}", pin.display())))?;
+    Ok(true)
+}
+
+/// Pins a link unless it is pinned; returns whether it had to.
+fn pin_again(link: &OwnedFd, pin: &Path) -> Result<bool, Error> {
+    let what = || Error::system(format!("pinning the link {}", pin.display()));
+    let ours: LinkInfo = sys::info(link.as_fd()).map_err(what())?;
+    match open_link(pin)? {
+        Some((_, found)) if found.id == ours.id => return Ok(false),
+        Some(_) => fs::remove_file(pin).map_err(what())?,
+        None => {}
+    }
+    sys::pin(link.as_fd(), pin).map_err(what())?;
+    Ok(true)
+}
+
+fn info_of_program(programs: &Programs, name: &'static str) -> Result<ProgramInfo, Error> {
+    sys::info(programs.get(name)?).map_err(Error::system(format!("looking at {name}")))
+}
+
+/// The files of a folder; none if it is not there.
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let what = || Error::system(format!("reading {}", folder.display()));
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry.map_err(what())?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(what()(error)),
+    }
+}

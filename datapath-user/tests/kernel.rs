@@ -1,0 +1,286 @@
+//! Loading, pinning, attaching and cleaning up, against the running kernel.
+//!
+//! Every test runs in a thread with a network namespace and a mount namespace of its own, so that
+//! nothing it does outlives it. Without root or kernel programs the tests say so and pass.
+
+mod sandbox;
+
+use datapath_common::{
+    Addr, Address, AddressKind, Backend, BackendList, Be16, Config, ConfigFlags, Frontend,
+    FrontendFlags, FrontendKey, FrontendKind, LpmKey, MemberKey, Protocol, Route, RouteKind,
+    Service, SlotKey, SourceRangeKey, Timeouts,
+};
+use datapath_user::{
+    datapath::{Datapath, Error, Options, cleanup},
+    plan::{Change, Tables},
+};
+use sandbox::in_sandbox;
+use std::{fs, net::Ipv4Addr, path::Path, time::Instant};
+
+#[test]
+fn maps_and_links_outlive_the_agent_and_are_taken_over() {
+    in_sandbox(|sandbox| {
+        let (device, options) = (sandbox.device("veth0"), sandbox.options());
+        let mut first = Datapath::load(&options).expect("load");
+        first.apply(&Change { put: tables(3), ..Change::default() }).expect("apply");
+        first.attach_pod(&device).expect("attach");
+        first.attach_sockets().expect("attach sockets");
+        let links = sandbox.links();
+        assert_eq!(links.len(), 10, "{links:?}");
+        let programs = sandbox.programs_on(&device);
+        drop(first);
+        assert_eq!(sandbox.programs_on(&device), programs, "the links outlive the agent");
+
+        let mut second = Datapath::load(&options).expect("load again");
+        assert_eq!(second.dump().expect("dump"), tables(3));
+        assert_eq!(sandbox.programs_on(&device), programs, "loading touches nothing attached");
+        second.attach_pod(&device).expect("attach again");
+        second.attach_sockets().expect("attach sockets again");
+        assert_eq!(sandbox.links(), links, "the links are the same");
+        let swapped = sandbox.programs_on(&device);
+        assert_eq!(swapped.len(), programs.len());
+        assert!(swapped.iter().all(|id| !programs.contains(id)), "{programs:?} {swapped:?}");
+        second.attach_pod(&device).expect("attach once more");
+        assert_eq!(sandbox.programs_on(&device), swapped, "attaching is idempotent");
+    });
+}
+
+#[test]
+fn not_a_packet_is_lost_while_programs_are_swapped() {
+    in_sandbox(|sandbox| {
+        let (device, options) = (sandbox.device("veth0"), sandbox.options());
+        let mut traffic = sandbox.traffic();
+        for _ in 0..20 {
+            let mut datapath = Datapath::load(&options).expect("load");
+            datapath.attach_pod(&device).expect("attach");
+        }
+        let (sent, answered) = traffic.finish();
+        assert!(sent > 100, "only {sent} packets in all the time");
+        assert_eq!(sent, answered);
+    });
+}
+
+#[test]
+fn an_agent_without_tcx_links_uses_filters_and_swaps_them() {
+    in_sandbox(|sandbox| {
+        let device = sandbox.device("veth0");
+        let options = Options { force_clsact: true, ..sandbox.options() };
+        let mut traffic = sandbox.traffic();
+        let mut ids = Vec::new();
+        for _ in 0..10 {
+            let mut datapath = Datapath::load(&options).expect("load");
+            datapath.attach_pod(&device).expect("attach");
+            ids.push(sandbox.tc_filters("veth0"));
+        }
+        let (sent, answered) = traffic.finish();
+        assert_eq!(sent, answered);
+        assert!(ids.iter().all(|filters| filters.matches("datapath/").count() == 2), "{ids:?}");
+        assert!(sandbox.links().is_empty(), "no links");
+
+        // A kernel that has learned tcx takes over, and back.
+        let mut datapath = Datapath::load(&sandbox.options()).expect("load");
+        datapath.attach_pod(&device).expect("attach");
+        assert!(!sandbox.tc_filters("veth0").contains("datapath/"));
+        assert_eq!(sandbox.links().len(), 2);
+        let mut datapath = Datapath::load(&options).expect("load");
+        datapath.attach_pod(&device).expect("attach");
+        assert!(sandbox.links().is_empty());
+        assert!(sandbox.programs_on(&device).is_empty());
+        sandbox.run("tc filter del dev veth0 ingress");
+        assert_eq!(datapath.ensure().expect("ensure").links, 1);
+        assert!(sandbox.tc_filters("veth0").contains("datapath/from_pod"));
+        assert_eq!(datapath.detach_others(&[]).expect("detach"), 2);
+        assert!(!sandbox.run("tc qdisc show dev veth0").contains("clsact"));
+    });
+}
+
+#[test]
+fn what_somebody_removes_is_repaired_and_counted() {
+    in_sandbox(|sandbox| {
+        let (device, options) = (sandbox.device("veth0"), sandbox.options());
+        let mut datapath = Datapath::load(&options).expect("load");
+        datapath.set_config(&config()).expect("config");
+        datapath.apply(&Change { put: tables(2), ..Change::default() }).expect("apply");
+        datapath.attach_uplink(&device).expect("attach");
+        datapath.attach_sockets().expect("attach sockets");
+        assert_eq!(datapath.ensure().expect("ensure").total(), 0);
+
+        let root = options.bpffs.join("v1");
+        fs::remove_file(root.join("maps/FRONTENDS")).expect("unpin");
+        fs::remove_file(root.join("links/connect4-cgroup")).expect("unpin");
+        let repairs = datapath.ensure().expect("ensure");
+        assert_eq!((repairs.pins, repairs.links, repairs.entries), (2, 0, 0));
+
+        cleanup(&options).expect("cleanup beside a live agent");
+        assert!(sandbox.programs_on(&device).is_empty());
+        let repairs = datapath.ensure().expect("ensure");
+        assert_eq!((repairs.pins, repairs.links, repairs.entries), (16, 10, 0));
+        assert_eq!(sandbox.programs_on(&device).len(), 2);
+
+        fs::remove_dir_all(&root).expect("remove the folder");
+        let repairs = datapath.ensure().expect("ensure");
+        assert_eq!((repairs.pins, repairs.links), (16 + 10, 0));
+        assert_eq!(Datapath::load(&options).expect("load").dump().expect("dump"), tables(2));
+        assert_eq!(datapath.ensure().expect("ensure").total(), 0);
+
+        sandbox.run("ip link del veth0");
+        assert_eq!(datapath.ensure().expect("ensure").total(), 0, "a device that goes is no fault");
+        assert_eq!(sandbox.links().len(), 8);
+    });
+}
+
+#[test]
+fn cleanup_leaves_nothing() {
+    in_sandbox(|sandbox| {
+        let (device, options) = (sandbox.device("veth0"), sandbox.options());
+        let mut datapath = Datapath::load(&options).expect("load");
+        datapath.attach_pod(&device).expect("attach");
+        datapath.attach_sockets().expect("attach sockets");
+        let removed = cleanup(&options).expect("cleanup with a live agent");
+        assert_eq!(removed.len(), 16 + 10, "{removed:?}");
+        assert!(sandbox.programs_on(&device).is_empty());
+        assert!(!options.bpffs.join("v1").exists());
+        drop(datapath);
+
+        let clsact = Options { force_clsact: true, ..options.clone() };
+        let mut datapath = Datapath::load(&clsact).expect("load");
+        datapath.attach_pod(&device).expect("attach");
+        drop(datapath);
+        let removed = cleanup(&options).expect("cleanup with a dead agent");
+        assert_eq!(removed.len(), 16 + 2, "{removed:?}");
+        assert!(!sandbox.run("tc qdisc show dev veth0").contains("clsact"));
+        assert!(cleanup(&options).expect("cleanup of nothing").is_empty());
+    });
+}
+
+#[test]
+fn ten_thousand_services_are_applied_in_batches() {
+    in_sandbox(|sandbox| {
+        let mut datapath = Datapath::load(&sandbox.options()).expect("load");
+        let desired = tables(10_000);
+        let change = Change::between(&Tables::default(), &desired);
+        let start = Instant::now();
+        datapath.apply(&change).expect("apply");
+        let took = start.elapsed();
+        eprintln!("10,000 services x 10 endpoints: {took:?}");
+        assert!(took.as_millis() < 1000, "{took:?}");
+        assert_eq!(datapath.dump().expect("dump"), desired);
+        assert_eq!(datapath.service_stats().expect("stats").len(), 10_000);
+
+        let change = Change::between(&desired, &Tables::default());
+        datapath.apply(&change).expect("remove");
+        assert_eq!(datapath.dump().expect("dump"), Tables::default());
+        assert_eq!(datapath.service_stats().expect("stats").len(), 0);
+        datapath.apply(&change).expect("removing what is not there");
+    });
+}
+
+#[test]
+fn a_pin_of_another_shape_is_an_error_that_names_it() {
+    in_sandbox(|sandbox| {
+        let options = sandbox.options();
+        drop(Datapath::load(&options).expect("load"));
+        let maps = options.bpffs.join("v1/maps");
+        fs::rename(maps.join("SLOTS"), maps.join("BACKENDS")).expect("swap the pins");
+        let error = Datapath::load(&options).expect_err("another shape");
+        assert!(matches!(&error, Error::IncompatibleMap { name, .. } if name == "BACKENDS"));
+    });
+}
+
+#[test]
+fn sizes_are_chosen_when_maps_are_created() {
+    in_sandbox(|sandbox| {
+        let mut options = sandbox.options();
+        options.map_entries.insert("BACKENDS".into(), 16);
+        let mut datapath = Datapath::load(&options).expect("load");
+        let error = datapath.apply(&Change { put: tables(4), ..Change::default() });
+        assert!(matches!(error, Err(Error::Full { name: "BACKENDS", max: 16 })), "{error:?}");
+        options.map_entries.insert("NOSUCH".into(), 16);
+        assert!(
+            matches!(Datapath::load(&options), Err(Error::NotSizable(name)) if name == "NOSUCH")
+        );
+    });
+}
+
+#[test]
+fn flows_are_swept_in_the_kernel() {
+    in_sandbox(|sandbox| {
+        let mut datapath = Datapath::load(&sandbox.options()).expect("load");
+        datapath.set_config(&config()).expect("config");
+        datapath.sweep().expect("sweep");
+        assert!(datapath.flows().expect("flows").is_empty());
+        assert!(!datapath.counters().expect("counters").is_empty());
+    });
+}
+
+#[test]
+fn a_folder_that_is_no_cgroup2_is_refused() {
+    in_sandbox(|sandbox| {
+        let options = Options { cgroup_root: Some("/proc".into()), ..sandbox.options() };
+        let mut datapath = Datapath::load(&options).expect("load");
+        let error = datapath.attach_sockets().expect_err("no cgroup2");
+        assert!(matches!(error, Error::NotCgroup2(folder) if folder == Path::new("/proc")));
+    });
+}
+
+/// `services` services of ten backends each, and one entry in each of the other maps.
+fn tables(services: u32) -> Tables {
+    let mut tables = Tables::default();
+    for id in 1..=services {
+        let mut label = [0; 192];
+        let text = format!("default/service-{id}:http/TCP");
+        label[..text.len()].copy_from_slice(text.as_bytes());
+        tables.services.insert(id, Service { label });
+        let list = BackendList { id, count: 10 };
+        for index in 0..10 {
+            let backend = id * 10 + index;
+            let addr = Ipv4Addr::from(0x0a0a_0000 + backend).into();
+            let (port, protocol) = (Be16::new(8080), Protocol::TCP);
+            let value = Backend { addr, port, protocol, pad: 0, service: id };
+            tables.backends.insert(backend, value);
+            tables.slots.insert(SlotKey { list: id, index }, backend);
+        }
+        let addr: Addr = Ipv4Addr::from(0x0ac8_0000 + id).into();
+        let key = FrontendKey::new(addr, Be16::new(80), Protocol::TCP);
+        tables.frontends.insert(key, frontend(id, list));
+    }
+    tables.members.insert(MemberKey { list: 1, backend: 10 });
+    let net: Addr = Ipv4Addr::new(10, 10, 0, 0).into();
+    let range = SourceRangeKey { prefix_len: 32 + 112, service: 1, addr: net };
+    tables.source_ranges.insert(range);
+    tables.local_clients.insert(LpmKey::new(net, 16));
+    let kind = RouteKind::REMOTE;
+    let route = Route { next_hop: net, device: 2, mtu: 1500, kind, pad: 0 };
+    tables.routes.insert(LpmKey::new(net, 24), route);
+    tables.routes.insert(LpmKey::new(net, 16), Route { kind: RouteKind::LOCAL, ..route });
+    let kind = AddressKind::POD;
+    tables.addresses.insert(net, Address { gateway: net, device: 2, mac: [2; 6], kind, flags: 0 });
+    tables
+}
+
+fn frontend(service: u32, list: BackendList) -> Frontend {
+    Frontend {
+        service,
+        inside: list,
+        outside: list,
+        affinity: 0,
+        flags: FrontendFlags::MASQUERADE_OUTSIDE,
+        kind: FrontendKind::CLUSTER_IP,
+        pad: 0,
+    }
+}
+
+fn config() -> Config {
+    Config {
+        host_netns: 0,
+        node_v4: Ipv4Addr::new(10, 9, 0, 1).into(),
+        node_v6: Addr::UNSPECIFIED_V6,
+        uplink: 2,
+        flags: ConfigFlags::default(),
+        port_min: 61_000,
+        port_max: 65_535,
+        uplink_mac: [0; 6],
+        pad: [0; 2],
+        timeouts: Timeouts::DEFAULT,
+    }
+}
