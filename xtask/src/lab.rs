@@ -1,26 +1,30 @@
 //! The lab, for people. The program itself is `lab` of the package `datapath-tests`.
 
+use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::setup::{self, Need};
 use crate::{build, paths, process};
 
-/// Runs the lab's own command line: `up`, `down`, `status`, `exec NODE|POD -- CMD`, `tour`.
+/// Becomes the lab's own command line: `up`, `down`, `status`, `exec NODE|POD -- CMD`, `tour`. A
+/// Ctrl-C and the exit code are then the lab's, without a parent in between.
 ///
 /// # Errors
 ///
-/// When set-up or a build fails, or the lab's command does.
-pub(crate) fn dispatch(arguments: &[String]) -> Result<()> {
+/// When set-up or a build fails.
+pub(crate) fn become_lab(arguments: &[String]) -> Result<()> {
     setup::ensure(Need::Lab)?;
     let binary = build::for_tests()?;
-    process::run(
-        Command::new("cargo")
-            .current_dir(paths::root())
-            .args(["run", "--quiet", "--package", "datapath-tests", "--bin", "lab", "--"])
-            .args(arguments)
-            .env(crate::test::BINARY_VARIABLE, binary)
-            .env(paths::CONTROL_PLANE_VARIABLE, paths::control_plane()),
-    )
+    let mut lab = Command::new("cargo");
+    lab.current_dir(paths::root()).args(["build", "--package", "datapath-tests", "--bins"]);
+    process::run(&mut lab)?;
+    let program = paths::cargo_target().join("debug/lab");
+    let error = Command::new(&program)
+        .args(arguments)
+        .env(crate::test::BINARY_VARIABLE, binary)
+        .env(paths::CONTROL_PLANE_VARIABLE, paths::control_plane())
+        .exec();
+    Err(error).with_context(|| format!("cannot start {}", program.display()))
 }

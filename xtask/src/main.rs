@@ -72,7 +72,7 @@ fn main() -> ExitCode {
         }),
         Task::Image => kind::image::build().map(|image| println!("{image}")),
         Task::Run(options) => run::run(&options),
-        Task::Lab { arguments } => lab::dispatch(&arguments),
+        Task::Lab { arguments } => lab::become_lab(&arguments),
         Task::Lint => lint::run(),
         Task::Test { suites, arguments } => test::run(&suites, &arguments),
     };

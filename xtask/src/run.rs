@@ -47,5 +47,5 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.once {
         arguments.push("--once".to_owned());
     }
-    lab::dispatch(&arguments)
+    lab::become_lab(&arguments)
 }
