@@ -1,1 +1,11 @@
-//! Kubernetes objects become model events. The only place with kube types.
+//! Kubernetes objects, from an API server or from files. The only place with their types; what
+//! leaves it are [`crate::model`]'s.
+
+mod connect;
+mod convert;
+mod source;
+mod watch;
+
+pub use connect::{Access, ConnectError, SavedServers, connect};
+pub use source::{SourceError, watch_folder};
+pub use watch::{News, watch};

@@ -1,0 +1,231 @@
+//! Watches on an API server.
+
+use super::convert::{self, Names};
+use crate::model::{Event, Kind, ObjectName};
+use futures::StreamExt;
+use k8s_openapi::api::{
+    core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
+};
+use kube::{
+    Api, Client, Resource,
+    runtime::watcher::{self, Config, watcher},
+};
+use serde::de::DeserializeOwned;
+use std::{collections::HashSet, fmt::Debug, time::Duration};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, sleep, timeout_at},
+};
+use tracing::{debug, info, warn};
+
+/// What a source of objects reports.
+#[derive(Clone, PartialEq, Debug)]
+pub enum News {
+    /// About an object.
+    Event(Event),
+    /// Objects of this kind may not be read; do not wait for them.
+    Unavailable(Kind),
+}
+
+/// Watches everything that the model holds. The tasks live as long as the returned set.
+pub fn watch(client: &Client, news: &mpsc::Sender<News>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let follow = |kind| Follow { kind, news: news.clone(), seen: HashSet::new(), failing: false };
+    tasks.spawn(follow(Kind::Service).run(
+        Api::<core::Service>::all(client.clone()),
+        |object: &core::Service| convert::namespaced(&object.metadata),
+        |object: &core::Service| Some(Event::Service(convert::service(object))),
+    ));
+    let mut names = Names::default();
+    tasks.spawn(follow(Kind::Slice).run(
+        Api::<discovery::EndpointSlice>::all(client.clone()),
+        |object: &discovery::EndpointSlice| convert::namespaced(&object.metadata),
+        move |object: &discovery::EndpointSlice| {
+            convert::slice(object, &mut names).map(Event::Slice)
+        },
+    ));
+    let mut names = Names::default();
+    tasks.spawn(follow(Kind::Node).run(
+        Api::<core::Node>::all(client.clone()),
+        |object: &core::Node| convert::cluster(&object.metadata),
+        move |object: &core::Node| Some(Event::Node(convert::node(object, &mut names))),
+    ));
+    tasks.spawn(follow(Kind::ServiceCidr).run(
+        Api::<networking::ServiceCIDR>::all(client.clone()),
+        |object: &networking::ServiceCIDR| convert::cluster(&object.metadata),
+        |object: &networking::ServiceCIDR| Some(Event::ServiceCidr(convert::service_cidr(object))),
+    ));
+    tasks
+}
+
+/// One kind of object.
+struct Follow {
+    kind: Kind,
+    news: mpsc::Sender<News>,
+    /// Objects of the list that is under way.
+    seen: HashSet<ObjectName>,
+    /// Whether the last attempt failed.
+    failing: bool,
+}
+
+/// Why a watch was given up.
+enum End {
+    /// Nobody listens any more.
+    Closed,
+    /// The server does not know streaming lists.
+    NoStreaming,
+}
+
+impl Follow {
+    /// Watches for ever, by a streaming list where the server has them.
+    async fn run<K>(
+        mut self,
+        api: Api<K>,
+        name: impl Fn(&K) -> ObjectName,
+        mut convert: impl FnMut(&K) -> Option<Event>,
+    ) where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        let streaming = Config::default().streaming_lists();
+        if let End::NoStreaming = self.follow(&api, streaming, &name, &mut convert).await {
+            info!(kind = ?self.kind, "the API server has no streaming lists; listing by pages");
+            self.follow(&api, Config::default(), &name, &mut convert).await;
+        }
+    }
+
+    async fn follow<K>(
+        &mut self,
+        api: &Api<K>,
+        config: Config,
+        name: &impl Fn(&K) -> ObjectName,
+        convert: &mut impl FnMut(&K) -> Option<Event>,
+    ) -> End
+    where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        let streaming = config == Config::default().streaming_lists();
+        let mut stream = watcher(api.clone(), config).boxed();
+        let mut delay = FIRST_DELAY;
+        let mut deadline: Option<Instant> = None;
+        loop {
+            // A server that does not know the parameter never marks the end of the list.
+            let next = match deadline.filter(|_| streaming) {
+                Some(deadline) => match timeout_at(deadline, stream.next()).await {
+                    Ok(next) => next,
+                    Err(_elapsed) => return End::NoStreaming,
+                },
+                None => stream.next().await,
+            };
+            match next {
+                Some(Ok(event)) => {
+                    match &event {
+                        watcher::Event::Init => deadline = Some(Instant::now() + LIST_TIME),
+                        watcher::Event::InitDone => deadline = None,
+                        _ => deadline = deadline.map(|_| Instant::now() + LIST_TIME),
+                    }
+                    delay = FIRST_DELAY;
+                    if self.failing {
+                        self.failing = false;
+                        info!(kind = ?self.kind, "watching again");
+                    }
+                    if self.report(event, name, convert).await.is_err() {
+                        return End::Closed;
+                    }
+                }
+                Some(Err(error)) => {
+                    deadline = None;
+                    let code = code(&error);
+                    if streaming && matches!(code, Some(400 | 422)) {
+                        return End::NoStreaming;
+                    }
+                    if self.failed(&error, code).await.is_err() {
+                        return End::Closed;
+                    }
+                    sleep(if is_refusal(code) { REFUSED_DELAY } else { delay }).await;
+                    delay = (delay * 2).min(LAST_DELAY);
+                }
+                None => stream = watcher(api.clone(), Config::default()).boxed(),
+            }
+        }
+    }
+
+    async fn report<K>(
+        &mut self,
+        event: watcher::Event<K>,
+        name: &impl Fn(&K) -> ObjectName,
+        convert: &mut impl FnMut(&K) -> Option<Event>,
+    ) -> Result<(), mpsc::error::SendError<News>> {
+        let event = match event {
+            watcher::Event::Init => {
+                self.seen.clear();
+                return Ok(());
+            }
+            watcher::Event::InitApply(object) => {
+                let Some(event) = convert(&object) else {
+                    return Ok(());
+                };
+                self.seen.insert(name(&object));
+                event
+            }
+            watcher::Event::InitDone => {
+                let seen = std::mem::take(&mut self.seen);
+                debug!(kind = ?self.kind, objects = seen.len(), "listed");
+                Event::Listed(self.kind, seen)
+            }
+            watcher::Event::Apply(object) => {
+                convert(&object).unwrap_or_else(|| Event::Deleted(self.kind, name(&object)))
+            }
+            watcher::Event::Delete(object) => Event::Deleted(self.kind, name(&object)),
+        };
+        self.news.send(News::Event(event)).await
+    }
+
+    /// Logs the first failure of a row.
+    async fn failed(
+        &mut self,
+        error: &watcher::Error,
+        code: Option<u16>,
+    ) -> Result<(), mpsc::error::SendError<News>> {
+        let kind = self.kind;
+        if code == Some(410) || self.failing {
+            debug!(?kind, %error, "watch failed");
+            return Ok(());
+        }
+        self.failing = true;
+        warn!(?kind, %error, "watch failed; what is known stays in force, trying again");
+        if is_refusal(code) {
+            self.news.send(News::Unavailable(kind)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The server's answer, if it gave one.
+fn code(error: &watcher::Error) -> Option<u16> {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => match error {
+            kube::Error::Api(status) => Some(status.code),
+            _ => None,
+        },
+        watcher::Error::WatchError(status) => Some(status.code),
+        watcher::Error::NoResourceVersion => None,
+    }
+}
+
+/// Whether asking again soon is pointless: forbidden, or no such kind of object.
+fn is_refusal(code: Option<u16>) -> bool {
+    matches!(code, Some(403 | 404))
+}
+
+/// Pause after a first failure; it doubles up to [`LAST_DELAY`].
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+const LAST_DELAY: Duration = Duration::from_secs(5);
+
+/// Pause after a refusal.
+const REFUSED_DELAY: Duration = Duration::from_secs(60);
+
+/// Longest pause between two objects of a streaming list.
+const LIST_TIME: Duration = Duration::from_secs(20);
