@@ -193,7 +193,7 @@ impl Packet {
     fn parse_ipv4(&mut self, skb: Skb) -> Option<bool> {
         let ip: Ipv4 = skb.load(ETHERNET).ok()?;
         let header = ip.header_length();
-        if header < 20 {
+        if header < 20 || skb.length() < ETHERNET + u32::from(u16::from_be(ip.length)) {
             return None;
         }
         self.tuple.src = Addr::from_v4_word(ip.src);
@@ -215,7 +215,8 @@ impl Packet {
         /// Longer chains are left to the kernel.
         const EXTENSIONS: usize = 4;
         let ip: Ipv6 = skb.load(ETHERNET).ok()?;
-        if u32::from_be(ip.version_flow) >> 28 != 6 {
+        let version = u32::from_be(ip.version_flow) >> 28;
+        if version != 6 || skb.length() < ETHERNET + 40 + u32::from(u16::from_be(ip.length)) {
             return None;
         }
         self.tuple.src = ip.src;

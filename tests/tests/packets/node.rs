@@ -4,7 +4,7 @@
 use aya::{
     Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions, TestRunResult,
     maps::{Array, HashMap, MapData, PerCpuArray, lpm_trie::LpmTrie},
-    programs::{Program, SchedClassifier},
+    programs::{Program, ProgramError, SchedClassifier},
 };
 use datapath_common::{
     Addr, Address, AddressKind, Backend, BackendList, Be16, Config, ConfigFlags, Flow, Frontend,
@@ -22,14 +22,14 @@ struct Abi<T>(T);
 unsafe impl<T: bytemuck::Pod> Pod for Abi<T> {}
 
 /// The tc hooks by their programs' names.
-pub const FROM_POD: &str = "from_pod";
-pub const TO_POD: &str = "to_pod";
-pub const FROM_UPLINK: &str = "from_uplink";
-pub const TO_UPLINK: &str = "to_uplink";
+pub(crate) const FROM_POD: &str = "from_pod";
+pub(crate) const TO_POD: &str = "to_pod";
+pub(crate) const FROM_UPLINK: &str = "from_uplink";
+pub(crate) const TO_UPLINK: &str = "to_uplink";
 
 /// What a program returned, by the kernel's name for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// `TCX_NEXT`.
     Next,
     /// `TC_ACT_SHOT`.
@@ -39,20 +39,20 @@ pub enum Verdict {
 }
 
 /// The addresses of the node under test: worker 1 of the reference cluster.
-pub const NODE: &str = "172.18.0.3";
-pub const NODE6: &str = "fc00:f853:ccd:e793::3";
-pub const GATEWAY: &str = "10.10.3.1";
-pub const GATEWAY6: &str = "fd00:10:10:3::1";
+pub(crate) const NODE: &str = "172.18.0.3";
+pub(crate) const NODE6: &str = "fc00:f853:ccd:e793::3";
+pub(crate) const GATEWAY: &str = "10.10.3.1";
+pub(crate) const GATEWAY6: &str = "fd00:10:10:3::1";
 /// Index of the loopback device, for which test runs take place.
-pub const DEVICE: u32 = 1;
+pub(crate) const DEVICE: u32 = 1;
 
-pub struct Node {
+pub(crate) struct Node {
     ebpf: Ebpf,
 }
 
 impl Node {
     /// Loads the programs. `None`, with the reason printed, where that cannot be done.
-    pub fn load() -> Option<Self> {
+    pub(crate) fn load() -> Option<Self> {
         if !nix_is_root() {
             eprintln!("skipped: loading programs needs root");
             return None;
@@ -81,7 +81,7 @@ impl Node {
     }
 
     /// How many instructions the verifier looked at, program by program.
-    pub fn verified(&self) -> Vec<(String, u32)> {
+    pub(crate) fn verified(&self) -> Vec<(String, u32)> {
         let count = |program: &Program| {
             program.info().ok().and_then(|info| info.verified_instruction_count()).unwrap_or(0)
         };
@@ -91,7 +91,7 @@ impl Node {
         all
     }
 
-    pub fn configure(&mut self, flags: ConfigFlags) {
+    pub(crate) fn configure(&mut self, flags: ConfigFlags) {
         let config = Config {
             host_netns: 0,
             node_v4: addr(NODE),
@@ -123,7 +123,7 @@ impl Node {
     }
 
     /// A pod of this node.
-    pub fn pod(&mut self, pod: &str) {
+    pub(crate) fn pod(&mut self, pod: &str) {
         let v4 = addr(pod).is_v4();
         let gateway = addr(if v4 { GATEWAY } else { GATEWAY6 });
         let value =
@@ -132,7 +132,7 @@ impl Node {
     }
 
     /// An address of the node itself.
-    pub fn host(&mut self, host: &str) {
+    pub(crate) fn host(&mut self, host: &str) {
         let value = Address {
             gateway: Addr::UNSPECIFIED_V6,
             device: 0,
@@ -144,13 +144,13 @@ impl Node {
     }
 
     /// Pods of another node.
-    pub fn route(&mut self, range: &str, prefix: u8, kind: RouteKind, next_hop: &str) {
+    pub(crate) fn route(&mut self, range: &str, prefix: u8, kind: RouteKind, next_hop: &str) {
         let value = Route { next_hop: addr(next_hop), device: DEVICE, mtu: 1500, kind, pad: 0 };
         self.prefix("ROUTES", LpmKey::new(addr(range), prefix), value);
     }
 
     /// Sources that count as pods.
-    pub fn local_clients(&mut self, range: &str, prefix: u8) {
+    pub(crate) fn local_clients(&mut self, range: &str, prefix: u8) {
         self.prefix("LOCAL_CLIENTS", LpmKey::new(addr(range), prefix), 0_u8);
     }
 
@@ -162,7 +162,7 @@ impl Node {
     }
 
     /// A service with one frontend and the given backends; ids and list follow `service`.
-    pub fn service(
+    pub(crate) fn service(
         &mut self,
         service: u32,
         frontend: (&str, u16, Protocol),
@@ -172,14 +172,7 @@ impl Node {
         let list = BackendList { id: service, count: backends.len() as u32 };
         for (index, (backend, backend_port)) in (0..).zip(backends) {
             let id = service * 100 + index;
-            let value = Backend {
-                addr: addr(backend),
-                port: Be16::new(*backend_port),
-                protocol,
-                pad: 0,
-                service,
-            };
-            self.put("BACKENDS", id, value);
+            self.put_backend(id, backend, *backend_port, protocol, service);
             self.put("SLOTS", SlotKey { list: service, index }, id);
             self.put("MEMBERS", MemberKey { list: service, backend: id }, 0_u8);
         }
@@ -207,7 +200,7 @@ impl Node {
     }
 
     /// Changes a frontend in place.
-    pub fn change_frontend(
+    pub(crate) fn change_frontend(
         &mut self,
         (vip, port, protocol): (&str, u16, Protocol),
         change: impl FnOnce(&mut Frontend),
@@ -219,37 +212,64 @@ impl Node {
         map.insert(Abi(key), Abi(value), 0).expect("an entry is written");
     }
 
+    pub(crate) fn put_backend(
+        &mut self,
+        id: u32,
+        backend: &str,
+        port: u16,
+        protocol: Protocol,
+        service: u32,
+    ) {
+        let value =
+            Backend { addr: addr(backend), port: Be16::new(port), protocol, pad: 0, service };
+        self.put("BACKENDS", id, value);
+    }
+
+    /// Empties `MEMBERS`: no remembered backend is in a list any more.
+    pub(crate) fn clear_members(&mut self) {
+        let mut map = self.hash::<MemberKey, u8>("MEMBERS");
+        let keys: Vec<_> = map.keys().map(|key| key.expect("a key").0).collect();
+        for key in keys {
+            map.remove(&Abi(key)).expect("the entry");
+        }
+    }
+
     /// Removes a backend, as when its endpoint serves no more.
-    pub fn remove_backend(&mut self, id: u32) {
+    pub(crate) fn remove_backend(&mut self, id: u32) {
         self.hash::<u32, Backend>("BACKENDS").remove(&Abi(id)).expect("the backend");
     }
 
-    pub fn flows(&mut self) -> Vec<(Tuple, Flow)> {
+    pub(crate) fn flows(&mut self) -> Vec<(Tuple, Flow)> {
         self.hash::<Tuple, Flow>("FLOWS")
             .iter()
             .map(|entry| entry.map(|(key, value)| (key.0, value.0)).expect("an entry"))
             .collect()
     }
 
-    pub fn remove_flow(&mut self, tuple: &Tuple) {
+    pub(crate) fn remove_flow(&mut self, tuple: &Tuple) {
         self.hash::<Tuple, Flow>("FLOWS").remove(&Abi(*tuple)).expect("the flow");
     }
 
-    pub fn put_flow(&mut self, tuple: Tuple, flow: Flow) {
+    pub(crate) fn put_flow(&mut self, tuple: Tuple, flow: Flow) {
         self.put("FLOWS", tuple, flow);
     }
 
     /// Sum of the outcome's counter over all CPUs.
-    pub fn count(&self, outcome: Outcome) -> u64 {
+    pub(crate) fn count(&self, outcome: Outcome) -> u64 {
         let map = self.ebpf.map("COUNTERS").expect("COUNTERS");
         let counters = PerCpuArray::<_, u64>::try_from(map).expect("a per-CPU array");
         counters.get(&(outcome as u32), 0).expect("a counter").iter().sum()
     }
 
     /// Sends a frame through a program.
-    pub fn run(&mut self, program: &str, frame: &[u8]) -> (Verdict, Vec<u8>) {
+    pub(crate) fn run(&mut self, program: &str, frame: &[u8]) -> (Verdict, Vec<u8>) {
+        self.try_run(program, frame).expect("the program runs")
+    }
+
+    /// As [`run`](Self::run); `None` for a frame that the kernel does not even hand to programs.
+    pub(crate) fn try_run(&mut self, program: &str, frame: &[u8]) -> Option<(Verdict, Vec<u8>)> {
         let mut out = vec![0; frame.len() + 256];
-        let result = self.test_run(program, frame, &mut out, 1);
+        let result = self.test_run(program, frame, &mut out, 1).ok()?;
         out.truncate(result.data_size_out as usize);
         let verdict = match result.return_value as i32 {
             -1 => Verdict::Next,
@@ -257,18 +277,21 @@ impl Node {
             7 => Verdict::Redirect,
             other => panic!("{program} returned {other}"),
         };
-        (verdict, out)
+        Some((verdict, out))
     }
 
     /// Nanoseconds per run, over `repeat` runs with the same frame.
-    pub fn time(&mut self, program: &str, frame: &[u8], repeat: u32) -> u32 {
+    pub(crate) fn time(&mut self, program: &str, frame: &[u8], repeat: u32) -> u32 {
         let mut out = vec![0; frame.len() + 256];
-        self.test_run(program, frame, &mut out, repeat).duration.as_nanos() as u32
+        self.test_run(program, frame, &mut out, repeat)
+            .expect("the program runs")
+            .duration
+            .as_nanos() as u32
     }
 
     /// Runs the sweep; returns how many entries it removed.
-    pub fn sweep(&mut self) -> u32 {
-        self.test_run("sweep", &[0; 64], &mut [0; 64], 1).return_value
+    pub(crate) fn sweep(&mut self) -> u32 {
+        self.test_run("sweep", &[0; 64], &mut [0; 64], 1).expect("the program runs").return_value
     }
 
     fn test_run(
@@ -277,21 +300,19 @@ impl Node {
         frame: &[u8],
         out: &mut [u8],
         repeat: u32,
-    ) -> TestRunResult {
+    ) -> Result<TestRunResult, ProgramError> {
         let program = self.ebpf.program(program).expect("a program of this name");
         let program: &SchedClassifier = program.try_into().expect("a classifier");
-        program
-            .test_run(TestRunOptions {
-                data_in: Some(frame),
-                data_out: Some(out),
-                repeat,
-                ..TestRunOptions::default()
-            })
-            .expect("the program runs")
+        program.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(out),
+            repeat,
+            ..TestRunOptions::default()
+        })
     }
 }
 
-pub fn addr(text: &str) -> Addr {
+pub(crate) fn addr(text: &str) -> Addr {
     text.parse::<IpAddr>().expect("an address").into()
 }
 
