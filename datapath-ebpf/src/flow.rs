@@ -164,6 +164,7 @@ pub(crate) fn open(
     flow.pad = 0;
     claim(packet, length)?;
     packet.known = true;
+    count(Outcome::FlowCreated);
     count_service(frontend.service, |stats| stats.flows += 1);
     Ok(())
 }

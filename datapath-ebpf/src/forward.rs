@@ -7,11 +7,12 @@
 
 use crate::{
     hook::Hook,
-    maps::{address, config, count, route},
+    maps::{config, count},
     packet::Packet,
+    place::Place,
     skb::{Action, ETHERNET, NEXT, Skb},
 };
-use datapath_common::{AddressKind, ConfigFlags, FlowFlags, Outcome, RouteKind};
+use datapath_common::{ConfigFlags, FlowFlags, Outcome, Route};
 
 /// On a packet that we send out of the uplink: [`Hook::ToUplink`] has nothing left to do. The
 /// kernel clears it when the packet leaves the node's network namespace.
@@ -32,26 +33,31 @@ enum Way {
 
 /// Carries a packet that needs no translation: between pods, where native routing is on.
 #[inline(always)]
-pub(crate) fn carry(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> {
-    let native = matches!(hook, Hook::FromPod | Hook::FromUplink) && is_native();
-    if !native {
-        count(Outcome::Passed);
-        return Ok(NEXT);
-    }
-    let way = match address(&packet.to.dst) {
-        Some(here) if here.kind == AddressKind::POD && is_from_pod(packet, hook) => {
-            Way::Pod(here.device)
+pub(crate) fn carry(
+    packet: &mut Packet,
+    skb: Skb,
+    hook: Hook,
+    place: Place,
+) -> Result<Action, Outcome> {
+    let way = match place {
+        Place::Pod(pod) if is_native_from_pod(packet, hook) => Way::Pod(pod.device),
+        Place::Remote(route) if hook == Hook::FromPod && is_native() && fits(skb, route) => {
+            Way::Neighbour(route.device, route.next_hop)
         }
-        None if hook == Hook::FromPod => remote(packet, skb).unwrap_or(Way::Stack),
         _ => Way::Stack,
     };
     send(packet, skb, way, false)
 }
 
-/// Translates a packet and carries it on.
+/// Translates a packet and carries it on. `place` is where its new destination lives.
 #[inline(always)]
-pub(crate) fn translate(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> {
-    let way = way(packet, skb, hook)?;
+pub(crate) fn translate(
+    packet: &mut Packet,
+    skb: Skb,
+    hook: Hook,
+    place: Place,
+) -> Result<Action, Outcome> {
+    let way = way(packet, skb, hook, place)?;
     send(packet, skb, way, true)
 }
 
@@ -59,73 +65,61 @@ pub(crate) fn translate(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Act
 /// where it leaves the stack, in [`Hook::ToPod`]. So the stack sees the same two addresses both
 /// ways, and no packet with a service's address comes in by a device where it could not.
 #[inline(always)]
-pub(crate) fn is_left_to_pod_side(packet: &Packet, hook: Hook) -> bool {
-    let incoming = matches!(hook, Hook::FromPod | Hook::FromUplink);
+pub(crate) fn is_left_to_pod_side(packet: &Packet, hook: Hook, place: Place) -> bool {
     let destination_stays =
         packet.to.dst == packet.tuple.dst && packet.to.ports.dst == packet.tuple.ports.dst;
-    incoming
+    matches!(hook, Hook::FromPod | Hook::FromUplink)
+        && matches!(place, Place::Pod(_))
         && destination_stays
         && !packet.flow.flags.has(FlowFlags::FORWARD)
-        && address(&packet.to.dst).is_some_and(|here| here.kind == AddressKind::POD)
-        && !(is_native() && is_from_pod(packet, hook))
+        && !is_native_from_pod(packet, hook)
 }
 
 #[inline(always)]
-fn way(packet: &Packet, skb: Skb, hook: Hook) -> Result<Way, Outcome> {
+fn way(packet: &Packet, skb: Skb, hook: Hook, place: Place) -> Result<Way, Outcome> {
     let incoming = matches!(hook, Hook::FromPod | Hook::FromUplink);
-    if hook == Hook::ToPod {
-        return Ok(Way::Stack);
-    }
     // The stack takes no packet from outside whose source is an address of its own.
     let source_changed = packet.to.src != packet.tuple.src;
-    if let Some(here) = address(&packet.to.dst) {
-        return Ok(match here.kind {
-            AddressKind::POD if incoming && (source_changed || is_native()) => {
-                Way::Pod(here.device)
-            }
-            AddressKind::POD if hook == Hook::ToUplink => {
-                Way::Neighbour(here.device, packet.to.dst)
-            }
-            // An answer to a host client enters by the device that its request left by: there the
-            // reverse path filter (RFC 3704) expects the service's address.
-            AddressKind::HOST if hook == Hook::FromPod && source_changed => {
-                Way::Arrive(packet.flow.device)
-            }
-            AddressKind::HOST if hook == Hook::ToUplink => Way::Arrive(skb.device()),
-            _ => Way::Stack,
-        });
-    }
-    if hook == Hook::ToUplink && packet.to.dst == packet.tuple.dst {
-        return Ok(Way::Stack);
-    }
-    if is_native()
-        && let Some(way) = remote(packet, skb)
-    {
-        return Ok(way);
-    }
-    if !source_changed && incoming {
-        return Ok(Way::Stack);
-    }
-    let (device, next_hop) =
-        skb.route(&packet.to.src, &packet.to.dst).ok_or(Outcome::DroppedNoRoute)?;
-    Ok(Way::Neighbour(device, next_hop))
+    Ok(match place {
+        _ if hook == Hook::ToPod => Way::Stack,
+        Place::Pod(pod) if incoming && (source_changed || is_native()) => Way::Pod(pod.device),
+        Place::Pod(pod) if hook == Hook::ToUplink => Way::Neighbour(pod.device, packet.to.dst),
+        // An answer to a host client enters by the device that its request left by: there the
+        // reverse path filter (RFC 3704) expects the service's address.
+        Place::Host(_) if hook == Hook::FromPod && source_changed => {
+            Way::Arrive(packet.flow.device)
+        }
+        Place::Host(_) if hook == Hook::ToUplink => Way::Arrive(skb.device()),
+        Place::Pod(_) | Place::Host(_) => Way::Stack,
+        _ if hook == Hook::ToUplink && packet.to.dst == packet.tuple.dst => Way::Stack,
+        Place::Remote(route) if is_native() && fits(skb, route) => {
+            Way::Neighbour(route.device, route.next_hop)
+        }
+        _ if incoming && !source_changed => Way::Stack,
+        _ => {
+            let (device, next_hop) =
+                skb.route(&packet.to.src, &packet.to.dst).ok_or(Outcome::DroppedNoRoute)?;
+            Way::Neighbour(device, next_hop)
+        }
+    })
 }
 
-/// The way to a pod of another node, if a route of ours leads there and the packet fits it. One
-/// that is too big goes to the stack, which cuts it or tells the sender (RFC 1191, RFC 8201).
+/// Whether the packet fits the way to another node. One that does not goes to the stack, which cuts
+/// it or tells the sender (RFC 1191, RFC 8201).
 #[inline(always)]
-fn remote(packet: &Packet, skb: Skb) -> Option<Way> {
-    let route = route(packet.to.dst)?;
-    let fits = skb.segment() != 0 || skb.length() - ETHERNET <= u32::from(route.mtu);
-    (route.kind == RouteKind::REMOTE && fits)
-        .then_some(Way::Neighbour(route.device, route.next_hop))
+fn fits(skb: Skb, route: &Route) -> bool {
+    skb.segment() != 0 || skb.length() - ETHERNET <= u32::from(route.mtu)
 }
 
-/// Whether the packet comes from a pod that our routes know.
+/// Whether the packet comes from a pod by a way that is ours.
 #[inline(always)]
-fn is_from_pod(packet: &Packet, hook: Hook) -> bool {
-    hook == Hook::FromPod
-        || route(packet.tuple.src).is_some_and(|route| route.kind == RouteKind::REMOTE)
+fn is_native_from_pod(packet: &Packet, hook: Hook) -> bool {
+    let from_pod = match hook {
+        Hook::FromPod => true,
+        Hook::FromUplink => matches!(Place::of(&packet.tuple.src), Place::Remote(_)),
+        Hook::ToPod | Hook::ToUplink => false,
+    };
+    from_pod && is_native()
 }
 
 #[inline(always)]

@@ -6,6 +6,7 @@ use crate::{
     hook::Hook,
     maps::{FLOWS, count},
     packet::{Ipv4, Ipv6, Packet},
+    place::Place,
     skb::{Failed, Skb},
 };
 use datapath_common::{Addr, Outcome, Ports, Protocol, Tuple, checksum::Difference};
@@ -38,7 +39,7 @@ pub(crate) fn lookup(
         // It was the far end that sent it, which the sender knows by another address.
         packet.to.src = packet.flow.to.src;
     }
-    if forward::is_left_to_pod_side(packet, hook) {
+    if forward::is_left_to_pod_side(packet, hook, Place::of(&packet.to.dst)) {
         packet.to = packet.tuple;
         return Ok(());
     }

@@ -12,6 +12,7 @@ mod hook;
 mod icmp;
 mod maps;
 mod packet;
+mod place;
 mod reject;
 mod service;
 mod skb;
@@ -22,9 +23,10 @@ use aya_ebpf::{
     macros::{cgroup_sock_addr, classifier},
     programs::{SockAddrContext, TcContext},
 };
-use datapath_common::{Addr, AddressKind, FrontendKey, Outcome, RouteKind};
+use datapath_common::{FrontendKey, Outcome};
 use hook::Hook;
 use packet::{Packet, Transport};
+use place::Place;
 use skb::{Action, DROP, NEXT, Skb};
 use socket::{V4, V6};
 
@@ -124,54 +126,39 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
         return Ok(NEXT);
     }
     match packet.transport {
-        Transport::Whole | Transport::Later => translate(packet, skb, hook)?,
+        Transport::Whole | Transport::Later => flow::lookup(packet, skb),
         Transport::IcmpError => icmp::lookup(skb.raw(), packet, hook)?,
         Transport::Orphan | Transport::Malformed | Transport::Other => {}
     }
+    let place = Place::of(&packet.to.dst);
     if packet.known {
-        return forward::translate(packet, skb, hook);
-    }
-    if hook != Hook::ToPod {
-        keep_in(packet)?;
-    }
-    forward::carry(packet, skb, hook)
-}
-
-/// Finds the flow of the packet, or opens one if it is addressed to a frontend.
-#[inline(always)]
-fn translate(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<(), Outcome> {
-    flow::lookup(packet, skb);
-    if packet.known {
-        if forward::is_left_to_pod_side(packet, hook) {
-            packet.known = false;
-            packet.to = packet.tuple;
-        } else {
+        if forward::is_left_to_pod_side(packet, hook, place) {
+            maps::count(Outcome::Passed);
+            return Ok(NEXT);
+        }
+        if packet.transport != Transport::IcmpError {
             maps::count(Outcome::FlowTranslated);
         }
-        return Ok(());
+        return forward::translate(packet, skb, hook, place);
     }
-    if hook == Hook::ToPod || is_pod(&packet.tuple.dst) {
-        return Ok(());
+    if matches!(place, Place::Pod(_) | Place::Remote(_)) || hook == Hook::ToPod {
+        return forward::carry(packet, skb, hook, place);
     }
-    let tuple = &packet.tuple;
-    let Some(frontend) = service::find(&tuple.dst, tuple.ports.dst, tuple.protocol) else {
-        return Ok(());
-    };
-    flow::open(packet, skb, hook, frontend)?;
-    maps::count(Outcome::FlowCreated);
-    Ok(())
-}
-
-/// Whether the address is a pod's, here or on another node: such addresses are no frontends.
-#[inline(always)]
-fn is_pod(addr: &Addr) -> bool {
-    maps::address(addr).is_some_and(|here| here.kind == AddressKind::POD)
+    if matches!(packet.transport, Transport::Whole | Transport::Later)
+        && let Some(frontend) = service::find(&packet.tuple, place)
+    {
+        flow::open(packet, skb, hook, frontend)?;
+        return forward::translate(packet, skb, hook, Place::of(&packet.to.dst));
+    }
+    keep_in(packet, place)?;
+    maps::count(Outcome::Passed);
+    Ok(NEXT)
 }
 
 /// Keeps what is addressed to a service, but served by none, from being routed out of the node.
 #[inline(always)]
-fn keep_in(packet: &Packet) -> Result<(), Outcome> {
-    if maps::address(&packet.tuple.dst).is_some() {
+fn keep_in(packet: &Packet, place: Place) -> Result<(), Outcome> {
+    if matches!(place, Place::Host(_)) {
         return Ok(());
     }
     if maps::frontend(&FrontendKey::any_port(packet.tuple.dst)).is_some() {
@@ -181,8 +168,8 @@ fn keep_in(packet: &Packet) -> Result<(), Outcome> {
             _ => Outcome::RejectedNoPort,
         });
     }
-    match maps::route(packet.tuple.dst) {
-        Some(range) if range.kind == RouteKind::SERVICE => Err(Outcome::DroppedUnallocated),
+    match place {
+        Place::Service => Err(Outcome::DroppedUnallocated),
         _ => Ok(()),
     }
 }

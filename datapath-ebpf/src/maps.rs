@@ -20,7 +20,7 @@
 //! | `PACKET` | 0 → [`Packet`], per CPU | tc | tc |
 //! | `COUNTERS` | [`Outcome`] → packets, per CPU | all programs | tools |
 
-use crate::{packet::Packet, skb::longest_prefix};
+use crate::packet::Packet;
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
@@ -28,8 +28,7 @@ use aya_ebpf::{
 };
 use datapath_common::{
     Addr, Address, Affinity, AffinityKey, Backend, Config, Flow, Fragment, Frontend, FrontendKey,
-    LpmKey, MemberKey, Outcome, Ports, Route, Service, ServiceStats, SlotKey, SocketKey,
-    SocketPeer, Tuple,
+    MemberKey, Outcome, Ports, Route, Service, ServiceStats, SlotKey, SocketKey, SocketPeer, Tuple,
 };
 
 /// Tables that the agent fills grow with the cluster: they take memory as they fill.
@@ -98,12 +97,6 @@ pub(crate) fn frontend(key: &FrontendKey) -> Option<&'static Frontend> {
 pub(crate) fn backend(id: u32) -> Option<&'static Backend> {
     // SAFETY: as for `address`.
     unsafe { BACKENDS.get(&id) }
-}
-
-/// The range that the address is in.
-#[inline(always)]
-pub(crate) fn route(addr: Addr) -> Option<&'static Route> {
-    longest_prefix(&ROUTES, &LpmKey::host(addr))
 }
 
 /// Counts what happened.

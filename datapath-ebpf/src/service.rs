@@ -5,13 +5,13 @@ use crate::{
     maps::{
         AFFINITY, LOCAL_CLIENTS, MEMBERS, SLOTS, SOURCE_RANGES, address, backend, config, frontend,
     },
+    place::Place,
     skb::longest_prefix,
 };
 use aya_ebpf::helpers::{bpf_get_prandom_u32, generated::bpf_ktime_get_coarse_ns};
 use datapath_common::{
-    Addr, Address, AddressKind, Affinity, AffinityKey, Backend, BackendList, Be16, ConfigFlags,
-    Frontend, FrontendFlags, FrontendKey, LpmKey, MemberKey, Protocol, SlotKey, SourceRangeKey,
-    Tuple,
+    Addr, Address, AddressKind, Affinity, AffinityKey, Backend, BackendList, ConfigFlags, Frontend,
+    FrontendFlags, FrontendKey, LpmKey, MemberKey, SlotKey, SourceRangeKey, Tuple,
 };
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, exact to some milliseconds and cheap.
@@ -29,17 +29,24 @@ pub(crate) fn random(bound: u32) -> u32 {
     ((random * u64::from(bound)) >> 32) as u32
 }
 
-/// The frontend that serves `addr:port`: its own, or a node port if the address is one of ours.
+/// The frontend that serves the packet's destination: its own, or a node port if the destination is
+/// an address of this node.
 #[inline(always)]
-pub(crate) fn find(addr: &Addr, port: Be16, protocol: Protocol) -> Option<&'static Frontend> {
-    if let Some(found) = frontend(&FrontendKey::new(*addr, port, protocol)) {
+pub(crate) fn find(tuple: &Tuple, place: Place) -> Option<&'static Frontend> {
+    let key = FrontendKey::new(tuple.dst, tuple.ports.dst, tuple.protocol);
+    if let Some(found) = frontend(&key) {
         return Some(found);
     }
-    let here = address(addr)?;
-    if here.kind == AddressKind::HOST && here.flags & Address::NODE_PORT != 0 {
-        return frontend(&FrontendKey::new(addr.wildcard(), port, protocol));
+    match place {
+        Place::Host(here) if here.flags & Address::NODE_PORT != 0 => node_port(&key),
+        _ => None,
     }
-    None
+}
+
+/// The node port with the key's port and protocol.
+#[inline(always)]
+pub(crate) fn node_port(key: &FrontendKey) -> Option<&'static Frontend> {
+    frontend(&FrontendKey { addr: key.addr.wildcard(), ..*key })
 }
 
 /// Where a client is, which decides between the lists of a frontend and about its source address.

@@ -5,7 +5,7 @@
 //! source ranges (the source address is not known yet), and pods whose source must be masqueraded.
 
 use crate::{
-    maps::{SOCKETS, backend, config, count, count_service, frontend},
+    maps::{SOCKETS, address, backend, config, count, count_service, frontend},
     service::{self, Client},
 };
 use aya_ebpf::{
@@ -15,7 +15,8 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use datapath_common::{
-    Addr, Be16, Frontend, FrontendFlags, FrontendKey, Outcome, Protocol, SocketKey, SocketPeer,
+    Addr, Address, AddressKind, Be16, Frontend, FrontendFlags, FrontendKey, Outcome, Protocol,
+    SocketKey, SocketPeer,
 };
 
 /// Let the call go on.
@@ -173,13 +174,15 @@ pub(crate) fn restore<F: Family>(context: &SockAddrContext) -> i32 {
 /// where only we can serve it: such packets never leave the host.
 #[inline(always)]
 fn find(dialled: &Endpoint, protocol: Protocol, client: Client) -> Option<&'static Frontend> {
-    if let Some(found) = service::find(&dialled.addr, dialled.port, protocol) {
+    let key = FrontendKey::new(dialled.addr, dialled.port, protocol);
+    if let Some(found) = frontend(&key) {
         return Some(found);
     }
-    if client != Client::Host || !is_loopback(&dialled.addr) {
-        return None;
-    }
-    frontend(&FrontendKey::new(dialled.addr.wildcard(), dialled.port, protocol))
+    let serves = match address(&dialled.addr) {
+        Some(here) => here.kind == AddressKind::HOST && here.flags & Address::NODE_PORT != 0,
+        None => client == Client::Host && is_loopback(&dialled.addr),
+    };
+    if serves { service::node_port(&key) } else { None }
 }
 
 #[inline(always)]

@@ -1,0 +1,37 @@
+//! Where an address lives, looked up once for each packet.
+
+use crate::{maps, skb::longest_prefix};
+use datapath_common::{Addr, Address, AddressKind, LpmKey, Route, RouteKind};
+
+/// What this node knows of an address.
+#[derive(Clone, Copy)]
+pub(crate) enum Place {
+    /// A pod of this node.
+    Pod(&'static Address),
+    /// The node itself.
+    Host(&'static Address),
+    /// Pods of another node.
+    Remote(&'static Route),
+    /// A range set aside for services.
+    Service,
+    /// Anything else.
+    Elsewhere,
+}
+
+impl Place {
+    /// Looks the address up.
+    #[inline(always)]
+    pub(crate) fn of(addr: &Addr) -> Self {
+        if let Some(here) = maps::address(addr) {
+            return match here.kind {
+                AddressKind::POD => Self::Pod(here),
+                _ => Self::Host(here),
+            };
+        }
+        match longest_prefix::<_, _, Route>(&maps::ROUTES, &LpmKey::host(*addr)) {
+            Some(range) if range.kind == RouteKind::REMOTE => Self::Remote(range),
+            Some(range) if range.kind == RouteKind::SERVICE => Self::Service,
+            _ => Self::Elsewhere,
+        }
+    }
+}
