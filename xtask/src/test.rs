@@ -4,9 +4,7 @@
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt;
-use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -22,6 +20,8 @@ pub(crate) enum Suite {
     Unit,
     /// Every kernel program, packet in and packet out, by `BPF_PROG_TEST_RUN`.
     Packets,
+    /// Loading, pinning, attaching and cleaning up, by the running kernel.
+    Kernel,
     /// Whole clusters in the lab.
     E2e,
 }
@@ -29,13 +29,16 @@ pub(crate) enum Suite {
 /// What the suites reported.
 #[derive(Default, Debug, PartialEq, Eq)]
 struct Total {
-    passed: u64,
+    /// Below zero while tests that returned early are known and the harness has not counted them.
+    passed: i64,
     failed: u64,
     skipped: u64,
     /// Test and reason of each skipped one.
     reasons: Vec<String>,
     /// Names of the failed ones.
     failures: Vec<String>,
+    /// The passed test whose output is being read.
+    reading: Option<String>,
 }
 
 /// Tests failed, and the total on the screen says so.
@@ -50,9 +53,9 @@ impl fmt::Display for Failed {
 
 impl Error for Failed {}
 
-/// Tests that find only while they run that they cannot run here append `test: reason` to the
-/// file that this variable names, and return.
-const SKIPPED_VARIABLE: &str = "DATAPATH_SKIPPED";
+/// A test that finds only while it runs that it cannot run here prints this and its reason, and
+/// returns. The harness counts it as passed; here it is skipped.
+const SKIPPED: &str = "skipped: ";
 
 /// Where the end-to-end tests find the binary.
 pub(crate) const BINARY_VARIABLE: &str = "DATAPATH_BIN";
@@ -68,13 +71,13 @@ pub(crate) fn run(suites: &[Suite], arguments: &[String]) -> Result<()> {
     } else {
         suites.iter().copied().collect()
     };
-    let skipped = prepare(&suites)?;
+    prepare(&suites)?;
     let mut total = Total::default();
     let mut broken = Vec::new();
     for suite in &suites {
         eprintln!("==> {suite:?} tests");
-        for mut command in commands(*suite)? {
-            command.env(SKIPPED_VARIABLE, &skipped).arg("--").args(arguments);
+        if let Some(mut command) = command(*suite)? {
+            command.args(["--", "--show-output"]).args(arguments);
             let failed_before = total.failed;
             let success = stream(&mut command, &mut total)?;
             if !success && total.failed == failed_before {
@@ -83,7 +86,6 @@ pub(crate) fn run(suites: &[Suite], arguments: &[String]) -> Result<()> {
             }
         }
     }
-    total.add_skipped_at_run_time(&fs::read_to_string(&skipped).unwrap_or_default());
     total.failed += broken.len() as u64;
     report(&total, &broken);
     if total.failed > 0 {
@@ -92,55 +94,53 @@ pub(crate) fn run(suites: &[Suite], arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Sets the machine up for the suites and builds what they load or start. Returns the file for
-/// skipped tests.
-fn prepare(suites: &BTreeSet<Suite>) -> Result<PathBuf> {
+/// Sets the machine up for the suites and builds what they load or start.
+fn prepare(suites: &BTreeSet<Suite>) -> Result<()> {
     if suites.contains(&Suite::E2e) {
         setup::ensure(Need::Lab)?;
-    } else if suites.contains(&Suite::Packets) {
-        setup::ensure(Need::Kernel)?;
-    }
-    if suites.contains(&Suite::E2e) {
         build::for_tests()?;
-    } else if suites.contains(&Suite::Packets) {
+    } else if suites.iter().any(|suite| *suite != Suite::Unit) {
+        setup::ensure(Need::Kernel)?;
         build::ebpf(false)?;
     }
-    fs::create_dir_all(paths::logs())?;
-    let skipped = paths::logs().join("skipped");
-    fs::write(&skipped, "")?;
-    Ok(skipped)
+    Ok(())
 }
 
-/// The cargo commands of a suite.
-fn commands(suite: Suite) -> Result<Vec<Command>> {
-    let cargo = || {
-        let mut command = Command::new("cargo");
-        command
-            .current_dir(paths::root())
-            .env(BINARY_VARIABLE, paths::cargo_target().join("debug/datapath"))
-            .env(paths::CONTROL_PLANE_VARIABLE, paths::control_plane())
-            .args(["test", "--no-fail-fast"]);
-        command
-    };
-    if suite == Suite::Unit {
-        let mut pure = cargo();
-        pure.args(["--package", "datapath-common", "--package", "datapath-user"]);
-        pure.args(["--package", "xtask"]);
-        let mut lab = cargo();
-        lab.args(["--package", "datapath-tests", "--lib", "--bins"]);
-        return Ok(vec![pure, lab]);
+/// The cargo command of a suite; none where it has no tests.
+fn command(suite: Suite) -> Result<Option<Command>> {
+    let mut command = Command::new("cargo");
+    command
+        .current_dir(paths::root())
+        .env(BINARY_VARIABLE, paths::cargo_target().join("debug/datapath"))
+        .env(paths::CONTROL_PLANE_VARIABLE, paths::control_plane())
+        .args(["test", "--no-fail-fast"]);
+    match suite {
+        Suite::Unit => {
+            command.args(["--lib", "--bins"]);
+        }
+        Suite::Kernel => {
+            command.args(["--package", "datapath-user", "--test", "*"]);
+        }
+        Suite::Packets | Suite::E2e => {
+            command.args(["--package", "datapath-tests"]);
+            let targets = test_targets()?;
+            let mut targets = targets
+                .iter()
+                .filter(|name| name.starts_with("packets") == (suite == Suite::Packets))
+                .peekable();
+            if targets.peek().is_none() {
+                return Ok(None);
+            }
+            for target in targets {
+                command.args(["--test", target]);
+            }
+        }
     }
-    let mut command = cargo();
-    command.args(["--package", "datapath-tests"]);
-    let targets = test_targets(suite)?;
-    for target in &targets {
-        command.args(["--test", target]);
-    }
-    Ok(if targets.is_empty() { Vec::new() } else { vec![command] })
+    Ok(Some(command))
 }
 
-/// The test targets of `datapath-tests` that belong to a suite: `packets*`, and all others.
-fn test_targets(suite: Suite) -> Result<Vec<String>> {
+/// The names of the test targets of `datapath-tests`.
+fn test_targets() -> Result<Vec<String>> {
     let mut command = Command::new("cargo");
     command.current_dir(paths::root()).args(["metadata", "--no-deps", "--format-version", "1"]);
     let metadata: serde_json::Value = serde_json::from_str(&process::output(&mut command)?)?;
@@ -150,8 +150,7 @@ fn test_targets(suite: Suite) -> Result<Vec<String>> {
         .filter(|package| package["name"] == "datapath-tests")
         .flat_map(|package| package["targets"].as_array().into_iter().flatten())
         .filter(|target| target["kind"][0] == "test")
-        .filter_map(|target| target["name"].as_str())
-        .filter(|name| name.starts_with("packets") == (suite == Suite::Packets));
+        .filter_map(|target| target["name"].as_str());
     Ok(targets.map(str::to_owned).collect())
 }
 
@@ -164,28 +163,37 @@ fn stream(command: &mut Command, total: &mut Total) -> Result<bool> {
     if let Some(output) = child.stdout.take() {
         for line in BufReader::new(output).lines() {
             let line = line?;
-            println!("{line}");
-            total.add_line(&line);
+            if total.add_line(&line) {
+                println!("{line}");
+            }
         }
     }
     Ok(child.wait()?.success())
 }
 
 impl Total {
-    /// Adds what one line of harness output says.
-    fn add_line(&mut self, line: &str) {
+    /// Adds what one line of harness output says; whether people should see it. What passed tests
+    /// printed is only searched for the reason of a skip.
+    fn add_line(&mut self, line: &str) -> bool {
         if let Some(result) = line.strip_prefix("test result: ") {
-            for (count, what) in
-                result.split(['.', ';']).filter_map(|part| part.trim().split_once(' '))
+            self.reading = None;
+            self.add_result(result);
+        } else if line == "successes:" {
+            self.reading = Some(String::new());
+            return false;
+        } else if line == "failures:" {
+            self.reading = None;
+        } else if let Some(reading) = &mut self.reading {
+            if let Some(name) =
+                line.strip_prefix("---- ").and_then(|name| name.strip_suffix(" stdout ----"))
             {
-                let Ok(count) = count.parse::<u64>() else { continue };
-                match what {
-                    "passed" => self.passed += count,
-                    "failed" => self.failed += count,
-                    "ignored" => self.skipped += count,
-                    _ => {}
-                }
+                name.clone_into(reading);
+            } else if let Some(reason) = line.strip_prefix(SKIPPED) {
+                self.reasons.push(format!("{reading}: {reason}"));
+                self.passed -= 1;
+                self.skipped += 1;
             }
+            return false;
         } else if let Some((name, outcome)) =
             line.strip_prefix("test ").and_then(|test| test.split_once(" ... "))
         {
@@ -195,14 +203,20 @@ impl Total {
                 self.failures.push(name.to_owned());
             }
         }
+        true
     }
 
-    /// Tests that returned early count as passed for the harness; here they are skipped.
-    fn add_skipped_at_run_time(&mut self, lines: &str) {
-        for line in lines.lines().filter(|line| !line.trim().is_empty()) {
-            self.passed = self.passed.saturating_sub(1);
-            self.skipped += 1;
-            self.reasons.push(line.to_owned());
+    /// Adds a closing line such as `ok. 3 passed; 0 failed; 1 ignored; ...`.
+    fn add_result(&mut self, result: &str) {
+        let parts = result.split(['.', ';']).filter_map(|part| part.trim().split_once(' '));
+        for (count, what) in parts {
+            let Ok(count) = count.parse::<u64>() else { continue };
+            match what {
+                "passed" => self.passed += count.cast_signed(),
+                "failed" => self.failed += count,
+                "ignored" => self.skipped += count,
+                _ => {}
+            }
         }
     }
 }
@@ -225,23 +239,32 @@ mod tests {
     #[test]
     fn totals_of_several_harnesses_add_up() {
         let mut total = Total::default();
-        for line in [
-            "running 3 tests",
-            "test a::b ... ok",
-            "test c ... ignored, needs a second uplink",
-            "test d ... FAILED",
-            "test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 7 filtered out; finished in 0.10s",
-            "test result: ok. 40 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s",
-        ] {
-            total.add_line(line);
+        let output = [
+            ("running 4 tests", true),
+            ("test a::b ... ok", true),
+            ("test c ... ignored, needs a second uplink", true),
+            ("test d ... FAILED", true),
+            ("test e ... ok", true),
+            ("successes:", false),
+            ("---- e stdout ----", false),
+            ("skipped: no tcx on this kernel", false),
+            ("failures:", true),
+            (
+                "test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; finished in 0.1s",
+                true,
+            ),
+            ("test result: ok. 40 passed; 0 failed; 0 ignored; 0 measured; finished in 1.0s", true),
+        ];
+        for (line, shown) in output {
+            assert_eq!(total.add_line(line), shown, "{line}");
         }
-        total.add_skipped_at_run_time("e: no tcx on this kernel\n\n");
         let expected = Total {
-            passed: 40,
+            passed: 41,
             failed: 1,
             skipped: 2,
             reasons: vec!["c: needs a second uplink".into(), "e: no tcx on this kernel".into()],
             failures: vec!["d".into()],
+            reading: None,
         };
         assert_eq!(total, expected);
     }
