@@ -1,0 +1,266 @@
+//! `lab`: the lab for people.
+
+use crate::{
+    Lab, host,
+    manifest::HOST_POD_PORT,
+    proxy::Kind,
+    service::{web, web_ports},
+    state::State,
+    tour,
+};
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Parser, ValueEnum};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, dup2_stderr, dup2_stdout},
+};
+use serde_json::json;
+use std::{
+    env,
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _, Write as _, stdout},
+    os::unix::process::CommandExt as _,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How long `down` waits.
+const GRACE: Duration = Duration::from_secs(15);
+
+/// A Kubernetes cluster made of network namespaces.
+#[derive(Debug, Parser)]
+#[command(name = "lab")]
+pub enum Cli {
+    /// Start a cluster that stays up in the background.
+    Up(Shape),
+    /// Take it down.
+    Down(Which),
+    /// Show what runs.
+    Status(Which),
+    /// Run a command on a node or in a pod.
+    Exec {
+        /// Which lab.
+        #[command(flatten)]
+        which: Which,
+        /// Node, pod, `mypc` or `bridge`.
+        place: String,
+        /// Program and arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Start a cluster, show what it does, and stay with live figures until Ctrl-C.
+    Tour {
+        /// What it is to be.
+        #[command(flatten)]
+        shape: Shape,
+        /// End after the tour; the exit code says whether all of it was as it must be.
+        #[arg(long)]
+        once: bool,
+    },
+    /// What `up` leaves in the background.
+    #[command(hide = true)]
+    Supervise(Shape),
+}
+
+/// Which lab, where several run.
+#[derive(Debug, Args)]
+pub struct Which {
+    /// Id of the lab.
+    #[arg(long)]
+    lab: Option<String>,
+}
+
+/// Who does the Services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Who {
+    /// The agent of this project.
+    Datapath,
+    /// kube-proxy in iptables mode.
+    Iptables,
+    /// kube-proxy in nftables mode.
+    Nftables,
+    /// Nobody.
+    None,
+}
+
+/// A switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+/// Who routes to pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Routing {
+    /// The agent of this project.
+    Native,
+    /// The node's own routes.
+    None,
+}
+
+/// What the cluster is to be.
+#[derive(Debug, Args)]
+pub struct Shape {
+    /// Pods on each node.
+    #[arg(long, default_value_t = 2)]
+    pods: u8,
+    /// Who does the Services.
+    #[arg(long, value_enum, default_value_t = Who::Datapath)]
+    proxy: Who,
+    /// Whether the socket hooks are used.
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    socket_lb: Switch,
+    /// Who routes to pods.
+    #[arg(long, value_enum, default_value_t = Routing::Native)]
+    routing: Routing,
+    /// No control plane: the agents read files.
+    #[arg(long)]
+    source: bool,
+}
+
+impl Shape {
+    /// The proxy, unless there is to be none.
+    fn kind(&self) -> Option<Kind> {
+        match self.proxy {
+            Who::Datapath => Some(Kind::Datapath {
+                socket_lb: self.socket_lb == Switch::On,
+                native: self.routing == Routing::Native,
+            }),
+            Who::Iptables => Some(Kind::KubeProxy("iptables")),
+            Who::Nftables => Some(Kind::KubeProxy("nftables")),
+            Who::None => None,
+        }
+    }
+
+    /// Makes the cluster with the Services `web` and `host`.
+    fn up(&self) -> Result<Lab> {
+        let mut builder = Lab::builder().pods_per_node(self.pods).host_pods();
+        if self.source {
+            builder = builder.source_mode();
+        }
+        let lab = builder.up()?;
+        if let Some(kind) = self.kind() {
+            lab.start_proxies(kind)?;
+        }
+        lab.create_service("web", &web("web"))?;
+        let ports = web_ports(HOST_POD_PORT);
+        lab.create_service("host", &json!({"selector": {"app": "host"}, "ports": ports}))?;
+        Ok(lab)
+    }
+
+    /// The arguments that give this shape.
+    fn arguments(&self) -> Vec<String> {
+        fn name(value: &impl ValueEnum) -> String {
+            value.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
+        }
+        let Self { pods, proxy, socket_lb, routing, source } = self;
+        let mut arguments = vec![
+            format!("--pods={pods}"),
+            format!("--proxy={}", name(proxy)),
+            format!("--socket-lb={}", name(socket_lb)),
+            format!("--routing={}", name(routing)),
+        ];
+        if *source {
+            arguments.push("--source".to_owned());
+        }
+        arguments
+    }
+}
+
+/// Runs the command line.
+pub fn run(cli: Cli) -> Result<()> {
+    match cli {
+        Cli::Up(shape) => up(&shape),
+        Cli::Down(which) => down(&State::find(which.lab.as_deref())?),
+        Cli::Status(which) => status(&State::find(which.lab.as_deref())?),
+        Cli::Exec { which, place, command } => {
+            let error = State::find(which.lab.as_deref())?.command(&place, &command)?.exec();
+            Err(error).context("run the command")
+        }
+        Cli::Tour { shape, once } => {
+            let start = Instant::now();
+            let lab = shape.up()?;
+            say(&format!("The lab is up after {:.1} s.\n", start.elapsed().as_secs_f64()))?;
+            let result = tour::show(&lab, shape.kind())
+                .and_then(|()| if once { Ok(()) } else { tour::live(&lab, shape.kind()) });
+            lab.down()?;
+            result
+        }
+        Cli::Supervise(shape) => supervise(&shape),
+    }
+}
+
+/// Writes to standard output.
+pub(crate) fn say(text: &str) -> Result<()> {
+    let mut out = stdout().lock();
+    writeln!(out, "{text}")?;
+    Ok(out.flush()?)
+}
+
+fn up(shape: &Shape) -> Result<()> {
+    if let Some(reason) = host::missing() {
+        bail!(reason);
+    }
+    let start = Instant::now();
+    let mut child = Command::new(env::current_exe()?)
+        .arg("supervise")
+        .args(shape.arguments())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .context("start the supervisor")?;
+    let output = child.stdout.take().context("no standard output")?;
+    let mut id = String::new();
+    BufReader::new(output).read_line(&mut id)?;
+    if id.trim().is_empty() {
+        let mut problem = String::new();
+        child.stderr.take().context("no standard error")?.read_to_string(&mut problem)?;
+        bail!("the lab did not start: {}", problem.trim());
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    say(&format!("lab {} is up after {seconds:.1} s", id.trim()))?;
+    status(&State::find(Some(id.trim()))?)
+}
+
+/// Keeps a lab until it is told to end.
+fn supervise(shape: &Shape) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before anything exists that would have to be cleared up.
+    let mut stop = runtime.block_on(async { signal(SignalKind::terminate()) })?;
+    let lab = shape.up()?;
+    say(lab.id())?;
+    // Nobody reads the pipes of `up` any more.
+    let log = File::options().append(true).create(true).open(lab.folder().join("lab.log"))?;
+    dup2_stdout(&log)?;
+    dup2_stderr(&log)?;
+    runtime.block_on(stop.recv());
+    lab.down()
+}
+
+fn down(state: &State) -> Result<()> {
+    let start = Instant::now();
+    kill(Pid::from_raw(state.owner.cast_signed()), Signal::SIGTERM).context("end the lab")?;
+    while state.folder().exists() {
+        if start.elapsed() > GRACE {
+            bail!("lab {} does not end: see {}", state.id, state.folder().display());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    say(&format!("lab {} is down after {:.1} s", state.id, start.elapsed().as_secs_f64()))
+}
+
+fn status(state: &State) -> Result<()> {
+    say(&format!("{:<24} {:<8} {:<22} {}", "NAME", "PID", "NODE", "ADDRESSES"))?;
+    for (name, place) in &state.places {
+        let node = place.node.as_deref().unwrap_or("-");
+        say(&format!("{name:<24} {:<8} {node:<22} {}", place.pid, place.addresses.join(" ")))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,225 @@
+//! The Service proxy of a node: our agent, or the real kube-proxy as the oracle.
+
+use crate::{host, lab::Node, space::Space, topology::POD_RANGES};
+use anyhow::{Context as _, Result, bail, ensure};
+use std::{
+    env, fs,
+    fs::File,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Where the proxies answer for their health.
+const HEALTH_PORT: u16 = 10_256;
+/// How long a proxy may take to become healthy.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a proxy may take to end when asked.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Who does the Services of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Our agent.
+    Datapath {
+        /// Whether the socket hooks are on.
+        socket_lb: bool,
+        /// Whether pods are routed by us or by the node's own routes.
+        native: bool,
+    },
+    /// kube-proxy in the mode of this name: `iptables` or `nftables`.
+    KubeProxy(&'static str),
+}
+
+impl Kind {
+    /// Our agent in each of its modes.
+    pub const MODES: [Self; 4] = [
+        Self::Datapath { socket_lb: true, native: true },
+        Self::Datapath { socket_lb: false, native: true },
+        Self::Datapath { socket_lb: true, native: false },
+        Self::Datapath { socket_lb: false, native: false },
+    ];
+
+    /// Whether it is ours.
+    pub fn is_datapath(self) -> bool {
+        matches!(self, Self::Datapath { .. })
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Datapath { socket_lb, native } => write!(
+                f,
+                "{}-{}",
+                if *socket_lb { "socket" } else { "tc" },
+                if *native { "native" } else { "none" }
+            ),
+            Self::KubeProxy(mode) => write!(f, "kube-proxy-{mode}"),
+        }
+    }
+}
+
+/// Where the objects come from.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// The API server, with these credentials.
+    Kubeconfig(PathBuf),
+    /// A folder of files.
+    Source(PathBuf),
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct Proxy {
+    kind: Kind,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Proxy {
+    /// Starts a proxy on a node; [`Proxy::wait_healthy`] tells when it serves.
+    pub fn start(node: &Node, kind: Kind, origin: &Origin) -> Result<Self> {
+        let log = node.folder.join("proxy.log");
+        let output = File::options().append(true).create(true).open(&log)?;
+        let mut command = match kind {
+            Kind::Datapath { socket_lb, native } => {
+                let mut command = agent(node, origin)?;
+                command.arg(if socket_lb { "--socket-lb=on" } else { "--socket-lb=off" });
+                command.arg(if native { "--routing=native" } else { "--routing=none" });
+                command
+            }
+            Kind::KubeProxy(mode) => kube_proxy(node, mode, origin)?,
+        };
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("start {kind}"))?;
+        Ok(Self { kind, child, log })
+    }
+
+    /// Which proxy this is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Id of its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it says that it is healthy.
+    pub fn wait_healthy(&mut self, space: &Space) -> Result<()> {
+        let to = ([127, 0, 0, 1], HEALTH_PORT).into();
+        let deadline = Instant::now() + PATIENCE;
+        while space.http(to, "/healthz")?.answer().is_none() {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended ({status}): {}", self.kind, self.log_tail());
+            }
+            if Instant::now() > deadline {
+                bail!("{} does not become healthy: {}", self.kind, self.log_tail());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Kills it as a crash would.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill().context("kill the proxy")?;
+        self.child.wait().context("wait for the proxy")?;
+        Ok(())
+    }
+
+    /// Asks it to end and waits.
+    pub fn stop(mut self) -> Result<()> {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
+        let deadline = Instant::now() + GRACE;
+        while self.child.try_wait()?.is_none() {
+            ensure!(Instant::now() < deadline, "{} ignores SIGTERM", self.kind);
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// The end of what it logged.
+    pub fn log_tail(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines.get(lines.len().saturating_sub(15)..).unwrap_or_default().join("\n")
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// The binary `datapath`: named by `DATAPATH_BIN`, or in the folder where cargo puts `lab-pod`.
+pub fn datapath_binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("DATAPATH_BIN") {
+        return Ok(path.into());
+    }
+    let path = host::pod_binary()?.with_file_name("datapath");
+    ensure!(path.exists(), "{} does not exist: run `cargo xtask build`", path.display());
+    Ok(path)
+}
+
+/// A command of our command line on a node, with the node's own folders.
+pub fn datapath(node: &Node, arguments: &[&str]) -> Result<Command> {
+    let mut command = node.space.command_in(&node.system_cgroup(), datapath_binary()?)?;
+    command.args(arguments).arg("--bpffs").arg(node.pins());
+    Ok(command)
+}
+
+fn agent(node: &Node, origin: &Origin) -> Result<Command> {
+    let mut command = datapath(node, &["agent"])?;
+    command.args(["--node-name", node.spec.name]);
+    command.arg("--cgroup-root").arg(&node.cgroup);
+    command.arg("--state-dir").arg(node.folder.join("state"));
+    match origin {
+        Origin::Kubeconfig(file) => command.arg("--kubeconfig").arg(file),
+        Origin::Source(folder) => command.arg("--source").arg(folder),
+    };
+    Ok(command)
+}
+
+fn kube_proxy(node: &Node, mode: &str, origin: &Origin) -> Result<Command> {
+    let Origin::Kubeconfig(kubeconfig) = origin else {
+        bail!("kube-proxy needs the control plane");
+    };
+    let program = crate::control::programs()?.join("kube-proxy");
+    let mut command = node.space.command_in(&node.system_cgroup(), program)?;
+    command
+        .arg(format!("--kubeconfig={}", kubeconfig.display()))
+        .arg(format!("--proxy-mode={mode}"))
+        .arg(format!("--hostname-override={}", node.spec.name))
+        .arg(format!("--cluster-cidr={}", POD_RANGES.join(",")))
+        .args(["--conntrack-max-per-core=0", "--conntrack-min=0"])
+        .args(["--iptables-min-sync-period=10ms", "--nodeport-addresses=primary"]);
+    Ok(command)
+}
+
+/// Takes away what a proxy left on a node.
+pub fn clean(node: &Node, kind: Kind) -> Result<()> {
+    match kind {
+        Kind::Datapath { .. } => {
+            let output = datapath(node, &["cleanup"])?
+                .arg("--state-dir")
+                .arg(node.folder.join("state"))
+                .output()?;
+            let problem = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success(), "cleanup on {}: {problem}", node.spec.name);
+        }
+        Kind::KubeProxy(_) => {
+            node.space.output("nft", &["flush", "ruleset"])?;
+        }
+    }
+    Ok(())
+}
