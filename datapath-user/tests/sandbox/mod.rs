@@ -1,5 +1,6 @@
 //! A node for one test: network and mount namespaces, a BPF file system and a cgroup of its own, and
 //! a pod's interface `veth0` with 10.9.0.1, whose other end has 10.9.0.2 in another namespace.
+#![allow(dead_code, reason = "each test binary uses another part")]
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use datapath_user::datapath::{Device, Options, has_programs};
@@ -108,6 +109,11 @@ impl Sandbox {
             loopback: false,
             up: true,
         }
+    }
+
+    /// A process in the pod's network namespace.
+    pub(crate) fn pod_pid(&self) -> u32 {
+        self.pod.id()
     }
 
     /// Names of the pinned links.
