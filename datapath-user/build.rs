@@ -15,7 +15,8 @@ fn main() -> io::Result<()> {
     let object = object();
     watch(&object);
     let embedded = if object.is_file() {
-        format!("Some(aya::include_bytes_aligned!({:?}))", object.canonicalize()?)
+        let path = object.canonicalize()?;
+        format!("Some(aya::include_bytes_aligned!(r#\"{}\"#))", path.display())
     } else {
         "None".to_owned()
     };

@@ -42,9 +42,14 @@ fn pods_come_and_go() {
             assert_eq!(view.pods[&ip("10.10.3.2")].gateway, Some(ip("10.10.3.1")));
             assert_eq!(view.pods[&ip("fd00:10:10:3::2")].gateway, Some(ip("fd00:10:10:3::1")));
 
-            // The kernel says nothing of the IPv4 routes that go with a device that goes down.
+            // The kernel drops routes with a device that goes down, but not those of host scope; of
+            // IPv4 routes it says nothing.
+            sandbox.run("ip route add 10.10.3.3/32 dev vethpod");
+            until(&mut watcher, |view| view.pods.len() == 3).await;
             sandbox.run("ip link set vethpod down");
             until(&mut watcher, |view| view.pods.is_empty()).await;
+            sandbox.run("ip link set vethpod up");
+            until(&mut watcher, |view| view.pods.keys().eq([&ip("10.10.3.2")])).await;
             sandbox.run("ip link del vethpod");
             until(&mut watcher, |view| view.pod_devices.len() == 1).await;
         });

@@ -77,10 +77,12 @@ impl State {
         for (device, address) in &self.addresses {
             addresses.entry(*address).or_default().insert(*device);
         }
+        let is_up =
+            |route: &&KernelRoute| self.devices.get(&route.device).is_some_and(|device| device.up);
         Snapshot {
             devices: self.devices.clone(),
             addresses,
-            routes: self.routes.values().flatten().cloned().collect(),
+            routes: self.routes.values().flatten().filter(is_up).cloned().collect(),
             neighbours: self.neighbours.clone(),
         }
     }

@@ -25,6 +25,9 @@ type Messages = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAd
 const COALESCE: Duration = Duration::from_millis(5);
 /// How often everything is listed again, in case a message was lost.
 const RESYNC: Duration = Duration::from_secs(60);
+/// How long the kernel may take to remove what it does not tell of: it tells that a device is down
+/// before it drops the routes.
+const SETTLE: Duration = Duration::from_millis(200);
 const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
@@ -62,22 +65,23 @@ async fn follow(
 ) {
     let mut resync = interval_at(Instant::now() + RESYNC, RESYNC);
     loop {
-        let mut effect = Effect::Untold;
+        let (mut list_now, mut list_again) = (false, false);
         tokio::select! {
             message = messages.next() => {
                 let Some((message, _)) = message else { return };
-                effect = apply(&mut state, &message);
+                list_again |= apply(&mut state, &message) == Effect::Untold;
             }
-            _ = resync.tick() => {}
+            _ = resync.tick() => list_now = true,
         }
         let until = Instant::now() + COALESCE;
         while let Ok(message) = timeout_at(until, messages.next()).await {
             let Some((message, _)) = message else { return };
-            if apply(&mut state, &message) == Effect::Untold {
-                effect = Effect::Untold;
-            }
+            list_again |= apply(&mut state, &message) == Effect::Untold;
         }
-        if effect == Effect::Untold {
+        if list_again {
+            resync.reset_after(SETTLE);
+        }
+        if list_now || list_again {
             match list(handle).await {
                 Ok(listed) => state = listed,
                 Err(error) => tracing::warn!(%error, "the node's network could not be listed"),
