@@ -70,6 +70,10 @@ impl FlowFlags {
     /// TCP: this direction sent an ACK that is no SYN: its side of the handshake is done.
     pub const ACKED: Self = Self(1 << 6);
 
+    /// The stack carries this flow's packets one way (it has changed their destination itself), so it
+    /// must carry them the other way too. A single entry that maps a tuple to itself.
+    pub const STACK: Self = Self(1 << 7);
+
     /// Whether all bits of `other` are set.
     #[inline(always)]
     pub const fn has(self, other: Self) -> bool {
@@ -154,6 +158,7 @@ impl Timeouts {
     #[inline(always)]
     pub const fn of(&self, protocol: Protocol, one: FlowFlags, other: FlowFlags) -> u32 {
         let any = one.with(other);
+        let other = if one.has(FlowFlags::STACK) { one } else { other };
         let both = FlowFlags(one.0 & other.0);
         match protocol {
             Protocol::TCP if any.has(FlowFlags::RST) => self.tcp_reset,
@@ -206,6 +211,7 @@ mod tests {
             (Protocol::TCP, open.with(fin), open, 3_600),
             (Protocol::TCP, open.with(fin), open.with(fin), 120),
             (Protocol::TCP, open, open.with(rst), 10),
+            (Protocol::TCP, open.with(FlowFlags::STACK), open.with(FlowFlags::STACK), 86_400),
         ] {
             assert_eq!(t.of(protocol, one, other), seconds, "{protocol:?} {one:?} {other:?}");
             assert_eq!(t.of(protocol, other, one), seconds, "{protocol:?} {other:?} {one:?}");

@@ -41,10 +41,31 @@ pub(crate) fn lookup(packet: &mut Packet, skb: Skb) {
     flow.packets += 1;
     flow.bytes += u64::from(skb.length());
     flow.flags = flags.with(FlowFlags::SEEN).with(seen(packet.tcp));
-    if idle > IDLE {
+    if idle > IDLE && !flags.has(FlowFlags::STACK) {
         packet.flow = *flow;
         restore_mirror(packet);
     }
+}
+
+/// Notes that the stack delivers this packet between two pods, though we would have carried it: it
+/// has come by an address that the stack itself translates (a host port of the portmap plugin, a
+/// connection from before we came). Its answers must go back the same way.
+#[inline(never)] // Rare.
+pub(crate) fn leave_to_stack(packet: &mut Packet) -> i32 {
+    packet.key = packet.tuple.reverse();
+    packet.flow = Flow {
+        last_seen: now(),
+        packets: 0,
+        bytes: 0,
+        to: packet.key,
+        service: 0,
+        backend: 0,
+        device: 0,
+        flags: FlowFlags::STACK.with(FlowFlags::SEEN).with(FlowFlags::ACKED),
+        pad: 0,
+    };
+    // Without room for the entry, answers take the short way, as if nothing had been noticed.
+    FLOWS.insert(&packet.key, &packet.flow, 0).is_ok().into()
 }
 
 /// What a TCP packet tells about its direction.

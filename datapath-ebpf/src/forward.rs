@@ -8,7 +8,7 @@
 use crate::{
     hook::Hook,
     maps::{config, count},
-    packet::Packet,
+    packet::{Packet, Transport},
     place::Place,
     skb::{Action, ETHERNET, NEXT, Skb},
 };
@@ -120,6 +120,14 @@ fn is_native_from_pod(packet: &Packet, hook: Hook) -> bool {
         Hook::ToPod | Hook::ToUplink => false,
     };
     from_pod && is_native()
+}
+
+/// Whether a packet that the stack delivers to a pod comes from a pod whose packets are ours.
+#[inline(always)]
+pub(crate) fn is_detour(packet: &Packet) -> bool {
+    packet.transport == Transport::Whole
+        && is_native()
+        && matches!(Place::of(&packet.tuple.src), Place::Pod(_) | Place::Remote(_))
 }
 
 #[inline(always)]

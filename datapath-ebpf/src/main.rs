@@ -23,7 +23,7 @@ use aya_ebpf::{
     macros::{cgroup_sock_addr, classifier},
     programs::{SockAddrContext, TcContext},
 };
-use datapath_common::{FrontendKey, Outcome};
+use datapath_common::{FlowFlags, FrontendKey, Outcome};
 use hook::Hook;
 use packet::{Packet, Transport};
 use place::Place;
@@ -132,7 +132,9 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
     }
     let place = Place::of(&packet.to.dst);
     if packet.known {
-        if forward::is_left_to_pod_side(packet, hook, place) {
+        if packet.flow.flags.has(FlowFlags::STACK)
+            || forward::is_left_to_pod_side(packet, hook, place)
+        {
             maps::count(Outcome::Passed);
             return Ok(NEXT);
         }
@@ -140,6 +142,9 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
             maps::count(Outcome::FlowTranslated);
         }
         return forward::translate(packet, skb, hook, place);
+    }
+    if hook == Hook::ToPod && forward::is_detour(packet) {
+        flow::leave_to_stack(packet);
     }
     if matches!(place, Place::Pod(_) | Place::Remote(_)) || hook == Hook::ToPod {
         return forward::carry(packet, skb, hook, place);

@@ -3,8 +3,8 @@
 //! one fails if a checksum is wrong.
 
 use etherparse::{
-    Icmpv4Slice, Icmpv6Slice, IpHeaders, NetSlice, PacketBuilder, SlicedPacket, TcpHeader,
-    TransportSlice, icmpv4, icmpv6,
+    Icmpv4Slice, Icmpv6Slice, IpHeaders, Ipv4Extensions, Ipv6Extensions, NetSlice, PacketBuilder,
+    SlicedPacket, TcpHeader, TransportSlice, icmpv4, icmpv6,
 };
 use std::{
     fmt::Write as _,
@@ -144,8 +144,8 @@ pub(crate) fn describe(frame: &[u8]) -> String {
 /// The checksum that the transport header should have.
 fn transport_sum(net: &NetSlice<'_>, sum: impl Fn(&IpHeaders) -> Option<u16>) -> u16 {
     let headers = match net {
-        NetSlice::Ipv4(ip) => IpHeaders::Ipv4(ip.header().to_header(), Default::default()),
-        NetSlice::Ipv6(ip) => IpHeaders::Ipv6(ip.header().to_header(), Default::default()),
+        NetSlice::Ipv4(ip) => IpHeaders::Ipv4(ip.header().to_header(), Ipv4Extensions::default()),
+        NetSlice::Ipv6(ip) => IpHeaders::Ipv6(ip.header().to_header(), Ipv6Extensions::default()),
         NetSlice::Arp(_) => panic!("not an IP packet"),
     };
     sum(&headers).expect("a checksum")

@@ -73,6 +73,7 @@ fn every_program_passes_the_verifier() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn packets_find_their_way() {
     let stories: &[(&str, &[Step<'_>])] = &[
         (
@@ -262,6 +263,20 @@ fn packets_find_their_way() {
                     "10.10.3.5 > 10.10.3.6 icmp 8/0",
                     Redirect,
                     "10.10.3.5 > 10.10.3.6 icmp 8/0 ttl=63",
+                ),
+            ],
+        ),
+        (
+            "what the stack translates between pods, it carries both ways",
+            &[
+                (FROM_POD, "10.10.3.5:40000 > 172.18.0.3:8080 tcp S", Next, SAME),
+                (TO_POD, "10.10.3.5:40000 > 10.10.3.6:80 tcp S", Next, SAME),
+                (FROM_POD, "10.10.3.6:80 > 10.10.3.5:40000 tcp SA", Next, SAME),
+                (
+                    FROM_POD,
+                    "10.10.3.6:80 > 10.10.3.5:40001 tcp SA",
+                    Redirect,
+                    "10.10.3.6:80 > 10.10.3.5:40001 tcp SA ttl=63",
                 ),
             ],
         ),

@@ -271,22 +271,13 @@ impl Node {
         let mut out = vec![0; frame.len() + 256];
         let result = self.test_run(program, frame, &mut out, 1).ok()?;
         out.truncate(result.data_size_out as usize);
-        let verdict = match result.return_value as i32 {
+        let verdict = match result.return_value.cast_signed() {
             -1 => Verdict::Next,
             2 => Verdict::Drop,
             7 => Verdict::Redirect,
             other => panic!("{program} returned {other}"),
         };
         Some((verdict, out))
-    }
-
-    /// Nanoseconds per run, over `repeat` runs with the same frame.
-    pub(crate) fn time(&mut self, program: &str, frame: &[u8], repeat: u32) -> u32 {
-        let mut out = vec![0; frame.len() + 256];
-        self.test_run(program, frame, &mut out, repeat)
-            .expect("the program runs")
-            .duration
-            .as_nanos() as u32
     }
 
     /// Runs the sweep; returns how many entries it removed.
