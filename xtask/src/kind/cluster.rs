@@ -10,7 +10,7 @@ use super::{docker, kind};
 use crate::{paths, process};
 
 /// Making a cluster takes half a minute when the node image is there; pulling it may take long.
-const CREATE_LIMIT: Duration = Duration::from_secs(15 * 60);
+const CREATE_LIMIT: Duration = Duration::from_mins(15);
 
 /// Where the manifests are put in the control-plane node, for its kubectl.
 const MANIFESTS: &str = "/tmp/datapath-manifests";

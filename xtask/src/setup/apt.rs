@@ -10,7 +10,7 @@ use crate::check;
 use crate::process;
 
 /// A mirror may be slow; a hanging one must not block for ever.
-const LIMIT: Duration = Duration::from_secs(20 * 60);
+const LIMIT: Duration = Duration::from_mins(20);
 
 static UPDATED: Once = Once::new();
 

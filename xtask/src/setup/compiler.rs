@@ -1,4 +1,4 @@
-//! The compiler of the kernel programs: any rustc from 1.89 on that comes with the source of
+//! The compiler of the kernel programs: any rustc from 1.91 on that comes with the source of
 //! `core` and whose LLVM is not newer than the linker's. rustup's pinned nightly where it can be
 //! had, else the distribution's rustc with its source package.
 
@@ -24,10 +24,10 @@ const NIGHTLY: &str = "nightly-2026-05-19";
 const DISTRIBUTION_RUSTC: &str = "/usr/bin/rustc";
 
 /// The oldest rustc that compiles the kernel programs.
-const OLDEST_MINOR: u32 = 89;
+const OLDEST_MINOR: u32 = 91;
 
 /// rustup waits long for a server that does not answer.
-const RUSTUP_LIMIT: Duration = Duration::from_secs(5 * 60);
+const RUSTUP_LIMIT: Duration = Duration::from_mins(5);
 
 /// A compiler that is ready for use.
 #[derive(Debug, Clone, PartialEq, Eq)]

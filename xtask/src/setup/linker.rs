@@ -18,7 +18,7 @@ pub(crate) const VERSION: &str = "0.13.0";
 /// The newest LLVM that its builds here link.
 pub(crate) const NEWEST_LLVM: u32 = 22;
 
-const LIMIT: Duration = Duration::from_secs(30 * 60);
+const LIMIT: Duration = Duration::from_mins(30);
 
 /// The one to use: ours, else one of the same version or newer in `PATH`.
 pub(crate) fn find() -> Option<PathBuf> {
