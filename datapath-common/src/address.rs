@@ -38,7 +38,6 @@ impl Addr {
     /// The wildcard address of this address's family.
     #[must_use]
     #[inline(always)]
-    #[must_use]
     pub const fn wildcard(&self) -> Self {
         if self.is_v4() { Self::UNSPECIFIED_V4 } else { Self::UNSPECIFIED_V6 }
     }

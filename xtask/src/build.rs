@@ -68,15 +68,19 @@ pub(crate) fn product(log: bool) -> Result<PathBuf> {
     Ok(paths::cargo_target().join(target).join("release/datapath"))
 }
 
+/// Where [`for_tests`] leaves the binary.
+pub(crate) fn test_binary() -> PathBuf {
+    paths::cargo_target().join("debug/datapath")
+}
+
 /// Builds the binary for tests and the lab, in the profile that the tests are built in.
 ///
 /// # Errors
 ///
 /// When set-up or the compiler fails.
-pub(crate) fn for_tests() -> Result<PathBuf> {
+pub(crate) fn for_tests() -> Result<()> {
     ebpf(false)?;
     let mut command = Command::new("cargo");
     command.current_dir(paths::root()).args(["build", "--package", "datapath-user"]);
-    process::run(&mut command)?;
-    Ok(paths::cargo_target().join("debug/datapath"))
+    process::run(&mut command)
 }

@@ -15,16 +15,25 @@ use crate::{build, paths, process};
 ///
 /// When set-up or a build fails.
 pub(crate) fn become_lab(arguments: &[String]) -> Result<()> {
-    setup::ensure(Need::Lab)?;
-    let binary = build::for_tests()?;
-    let mut lab = Command::new("cargo");
-    lab.current_dir(paths::root()).args(["build", "--package", "datapath-tests", "--bins"]);
-    process::run(&mut lab)?;
     let program = paths::cargo_target().join("debug/lab");
+    let starts =
+        arguments.first().is_some_and(|command| ["up", "tour"].contains(&command.as_str()));
+    // What looks at a running lab is quick, and prints nothing but what it was asked for.
+    if starts || !program.exists() {
+        prepare()?;
+    }
     let error = Command::new(&program)
         .args(arguments)
-        .env(crate::test::BINARY_VARIABLE, binary)
+        .env(crate::test::BINARY_VARIABLE, build::test_binary())
         .env(paths::CONTROL_PLANE_VARIABLE, paths::control_plane())
         .exec();
     Err(error).with_context(|| format!("cannot start {}", program.display()))
+}
+
+fn prepare() -> Result<()> {
+    setup::ensure(Need::Lab)?;
+    build::for_tests()?;
+    let mut lab = Command::new("cargo");
+    lab.current_dir(paths::root()).args(["build", "--package", "datapath-tests", "--bins"]);
+    process::run(&mut lab)
 }

@@ -111,7 +111,7 @@ fn command(suite: Suite) -> Result<Option<Command>> {
     let mut command = Command::new("cargo");
     command
         .current_dir(paths::root())
-        .env(BINARY_VARIABLE, paths::cargo_target().join("debug/datapath"))
+        .env(BINARY_VARIABLE, build::test_binary())
         .env(paths::CONTROL_PLANE_VARIABLE, paths::control_plane())
         .args(["test", "--no-fail-fast"]);
     match suite {
