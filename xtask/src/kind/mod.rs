@@ -19,6 +19,7 @@ use cluster::Cluster;
 
 /// How to run on kind.
 #[derive(Args)]
+#[group(id = "kind")]
 pub(crate) struct Options {
     /// kind: the node image [default: the one this version of kind was made with]
     #[arg(long, env = "KIND_NODE_IMAGE", value_name = "IMAGE")]

@@ -23,7 +23,7 @@ const BINARIES: [(&str, &str, &str); 4] = [
 ];
 
 /// Two busy cores need ten minutes from nothing; a slow machine may need several times that.
-const LIMIT: Duration = Duration::from_mins(60);
+const LIMIT: Duration = Duration::from_hours(1);
 
 /// The binaries that are not there yet.
 pub(crate) fn missing() -> Vec<&'static str> {
