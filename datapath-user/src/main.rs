@@ -1,2 +1,102 @@
 //! The datapath binary.
-fn main() {}
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use datapath_user::{
+    agent,
+    args::{CleanupArgs, Cli, Command, ListCommand, LogFormat, ServiceCommand},
+    datapath,
+    show::ShowError,
+};
+use std::{
+    fs,
+    io::{self, ErrorKind, Write},
+    process::ExitCode,
+};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    match run(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has had enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "datapath: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let format = match &command {
+        Command::Agent(args) => args.log_format,
+        _ => LogFormat::Text,
+    };
+    log_to_stderr(format, if matches!(command, Command::Agent(_)) { "info" } else { "warn" });
+    let out = &mut io::stdout().lock();
+    match command {
+        Command::Agent(args) => {
+            // Two workers: a busy node's agent needs no more, and every one costs memory.
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .context("starting the runtime")?;
+            runtime.block_on(agent::run(args.options()))?;
+        }
+        Command::Status(show) => show.show().status(out)?,
+        Command::Service(ServiceCommand::List(show)) => show.show().service_list(out)?,
+        Command::Service(ServiceCommand::Show { name, show }) => {
+            show.show().service_show(&name, out)?;
+        }
+        Command::Flow(flow) => {
+            let (filter, show) = flow.filter();
+            show.flow_list(&filter, out)?;
+        }
+        Command::Route(ListCommand::List(show)) => show.show().route_list(out)?,
+        Command::Map(ListCommand::List(show)) => show.show().map_list(out)?,
+        Command::Cleanup(args) => cleanup(&args, out)?,
+        Command::MountBpffs(args) => datapath::prepare_bpffs(&args.bpffs)?,
+        Command::Version => writeln!(
+            out,
+            "datapath {} (maps v{}, kernel programs {})",
+            env!("CARGO_PKG_VERSION"),
+            datapath_common::ABI_VERSION,
+            if datapath::has_programs() { "included" } else { "missing: run `cargo xtask build`" },
+        )?,
+    }
+    out.flush()?;
+    Ok(())
+}
+
+fn cleanup(args: &CleanupArgs, out: &mut impl Write) -> Result<()> {
+    for line in datapath::cleanup(&args.options())? {
+        writeln!(out, "{line}")?;
+    }
+    match fs::remove_dir_all(&args.state_dir) {
+        Ok(()) => writeln!(out, "removed {}", args.state_dir.display())?,
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => {
+            return Err(error).with_context(|| format!("removing {}", args.state_dir.display()));
+        }
+    }
+    Ok(())
+}
+
+fn log_to_stderr(format: LogFormat, default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new(default));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match format {
+        LogFormat::Text => subscriber.init(),
+        LogFormat::Json => subscriber.json().init(),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let of_pipe = |error: &io::Error| error.kind() == ErrorKind::BrokenPipe;
+    match error.downcast_ref::<ShowError>() {
+        Some(ShowError::Output(error)) => of_pipe(error),
+        _ => error.downcast_ref::<io::Error>().is_some_and(of_pipe),
+    }
+}

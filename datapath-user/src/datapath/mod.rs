@@ -16,6 +16,7 @@ pub use cleanup::cleanup;
 pub use devices::Device;
 pub use error::Error;
 pub use load::has_programs;
+pub use pin::prepare_bpffs;
 
 use crate::plan::{Change, Tables};
 use attach::Attachments;
@@ -103,7 +104,7 @@ impl Datapath {
     /// attached is touched. Must be called in a tokio runtime if [`Options::log_datapath`] is set.
     pub fn load(options: &Options) -> Result<Self, Error> {
         load::check_kernel()?;
-        pin::prepare_bpffs(&options.bpffs)?;
+        prepare_bpffs(&options.bpffs)?;
         let layout = Layout::new(&options.bpffs);
         layout.create()?;
         let programs = load::load(options, &layout)?;

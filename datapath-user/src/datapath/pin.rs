@@ -62,7 +62,7 @@ impl Layout {
 
 /// Sees to it that `bpffs` is a folder on a BPF file system; mounts one if need be, at the usual
 /// place if `bpffs` is under it.
-pub(super) fn prepare_bpffs(bpffs: &Path) -> Result<(), Error> {
+pub fn prepare_bpffs(bpffs: &Path) -> Result<(), Error> {
     let existing = bpffs.ancestors().find(|path| path.exists()).unwrap_or(bpffs);
     if !is_on(existing, BPF_MAGIC) {
         let usual = Path::new(USUAL_BPFFS);

@@ -3,9 +3,11 @@
 
 mod connect;
 mod convert;
+mod installation;
 mod source;
 mod watch;
 
 pub use connect::{Access, ConnectError, SavedServers, connect};
+pub use installation::Installation;
 pub use source::{SourceError, watch_folder};
 pub use watch::{News, watch};

@@ -42,6 +42,8 @@ pub struct Planner {
     numbers: Numbers,
     services: HashMap<ObjectName, ServiceState>,
     claims: Claims,
+    /// Port and number of ready endpoints here, of Services that ask for a health check server.
+    health: HashMap<ObjectName, (NonZeroU16, usize)>,
     /// The tables that are not about Services; the others stay empty here.
     node: Tables,
 }
@@ -64,6 +66,7 @@ impl Planner {
             numbers: Numbers::new(maps),
             services: HashMap::new(),
             claims: Claims::default(),
+            health: HashMap::new(),
             node: Tables::default(),
         }
     }
@@ -120,9 +123,10 @@ impl Planner {
 
     /// The health check servers that Services ask for.
     pub fn health_checks(&self) -> impl Iterator<Item = HealthCheck> {
-        self.services.iter().filter_map(|(name, state)| {
-            let (port, local_endpoints) = state.health?;
-            Some(HealthCheck { service: name.clone(), port, local_endpoints })
+        self.health.iter().map(|(service, (port, local_endpoints))| HealthCheck {
+            service: service.clone(),
+            port: *port,
+            local_endpoints: *local_endpoints,
         })
     }
 
@@ -220,6 +224,10 @@ impl Planner {
         change: &mut Change,
     ) {
         let plan = compile(model, name, &self.context);
+        match plan.health {
+            Some(health) => _ = self.health.insert(name.clone(), health),
+            None => _ = self.health.remove(name),
+        }
         for key in self.services.get(name).into_iter().flat_map(|old| &old.frontends) {
             before.entry(key.0).or_insert_with(|| self.frontend(key.0));
         }

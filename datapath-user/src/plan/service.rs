@@ -10,10 +10,7 @@ use datapath_common::{
     Addr, Backend, BackendList, Be16, Frontend, FrontendFlags, FrontendKey, FrontendKind, LpmKey,
     MemberKey, Service, SlotKey, SourceRangeKey,
 };
-use std::{
-    collections::{HashMap, HashSet},
-    num::NonZeroU16,
-};
+use std::collections::{HashMap, HashSet};
 
 /// Numbers in use, and those that a run before this one gave to what is still there.
 #[derive(Debug)]
@@ -112,7 +109,6 @@ pub(super) struct ServiceState {
     ports: Vec<PortState>,
     /// In order of the keys.
     pub(super) frontends: Vec<(FrontendKey, Frontend)>,
-    pub(super) health: Option<(NonZeroU16, usize)>,
 }
 
 impl ServiceState {
@@ -125,8 +121,8 @@ impl ServiceState {
         numbers: &mut Numbers,
         change: &mut Change,
     ) -> Self {
-        let ServicePlan { created, cluster_ips, ports, health } = plan;
-        let mut next = Self { created, health, ..Self::default() };
+        let ServicePlan { created, cluster_ips, ports, health: _ } = plan;
+        let mut next = Self { created, ..Self::default() };
         for plan in ports {
             let old = self
                 .ports

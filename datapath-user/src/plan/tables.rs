@@ -55,6 +55,56 @@ pub struct Keys {
     pub local_clients: Vec<LpmKey>,
 }
 
+impl Tables {
+    /// How many entries there are in all.
+    pub fn len(&self) -> usize {
+        let Self {
+            services,
+            backends,
+            slots,
+            members,
+            source_ranges,
+            frontends,
+            addresses,
+            routes,
+            local_clients,
+        } = self;
+        let of_services = services.len() + backends.len() + slots.len() + members.len();
+        let of_node = addresses.len() + routes.len() + local_clients.len();
+        of_services + source_ranges.len() + frontends.len() + of_node
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Keys {
+    /// How many keys there are in all.
+    pub fn len(&self) -> usize {
+        let Self {
+            services,
+            backends,
+            slots,
+            members,
+            source_ranges,
+            frontends,
+            addresses,
+            routes,
+            local_clients,
+        } = self;
+        let of_services = services.len() + backends.len() + slots.len() + members.len();
+        let of_node = addresses.len() + routes.len() + local_clients.len();
+        of_services + source_ranges.len() + frontends.len() + of_node
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// What must be written and what must be removed.
 ///
 /// It is applied in the order that never sends a packet to nothing: everything in `put` but the
@@ -109,7 +159,7 @@ impl Change {
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        self.put.is_empty() && self.remove.is_empty()
     }
 }
 

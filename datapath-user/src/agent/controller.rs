@@ -1,0 +1,436 @@
+//! The agent without its clocks, sockets and signals.
+
+use super::Kernel;
+use crate::{
+    datapath::{
+        Device, Error,
+        devices::{Selection, Snapshot, View},
+    },
+    health::{KernelNumbers, Telemetry},
+    k8s::{News, SavedServers},
+    model::{Dirty, Event, Family, Kind, Model, Node, ObjectName},
+    plan::{Change, HealthCheck, Keys, Network, Planner, PodAddress, Settings, Uplink},
+};
+use datapath_common::{Addr, Config, ConfigFlags, Timeouts};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+use tracing::{debug, error, info, warn};
+
+/// What `CONFIG` and the attachments depend on besides the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct KernelSettings {
+    /// Uplinks by name; empty: the devices with the node's addresses.
+    pub devices: Vec<String>,
+    /// Whether the socket hooks are attached.
+    pub socket_lb: bool,
+    /// Cookie of the node's network namespace; 0 if unknown.
+    pub host_netns: u64,
+    /// First and last source port given to masqueraded flows.
+    pub ports: (u16, u16),
+}
+
+/// Joins the model, the planner and the kernel.
+pub struct Controller<K> {
+    kernel: K,
+    settings: KernelSettings,
+    model: Model,
+    planner: Planner,
+    telemetry: Arc<Telemetry>,
+    saved: Option<SavedServers>,
+    /// Kinds of objects that have to be listed before anything is removed.
+    awaited: BTreeSet<Kind>,
+    /// Whether the maps were empty when the agent started.
+    fresh: bool,
+    /// Whether the maps have been brought to the complete state once.
+    synced: bool,
+    /// Whether the maps must be compared as a whole.
+    audit_due: bool,
+    snapshot: Option<Arc<Snapshot>>,
+    snapshot_changed: bool,
+    view: View,
+    /// Devices that programs are attached to, by index.
+    attached: BTreeMap<u32, Device>,
+    config: Option<Config>,
+}
+
+impl<K: Kernel> Controller<K> {
+    /// Takes over what the maps hold.
+    pub fn new(
+        kernel: K,
+        settings: KernelSettings,
+        plan: Settings,
+        telemetry: Arc<Telemetry>,
+        saved: Option<SavedServers>,
+    ) -> Result<Self, Error> {
+        let maps = kernel.dump()?;
+        if !maps.services.is_empty() {
+            info!(services = maps.services.len(), "taking over from an agent before");
+        }
+        Ok(Self {
+            kernel,
+            settings,
+            model: Model::default(),
+            planner: Planner::new(plan, &maps),
+            telemetry,
+            saved,
+            awaited: [Kind::Service, Kind::Slice, Kind::Node].into(),
+            fresh: maps.services.is_empty(),
+            synced: false,
+            audit_due: false,
+            snapshot: None,
+            snapshot_changed: false,
+            view: View::default(),
+            attached: BTreeMap::new(),
+            config: None,
+        })
+    }
+
+    /// Attaches the socket hooks, or makes sure that they are not attached.
+    pub fn set_up_sockets(&mut self) {
+        if !self.settings.socket_lb {
+            if let Err(error) = self.kernel.detach_sockets() {
+                warn!(%error, "the socket hooks could not be detached");
+            }
+            return;
+        }
+        match self.kernel.attach_sockets() {
+            Ok(cgroup) => info!(cgroup = %cgroup.display(), "socket hooks attached"),
+            Err(error) => warn!(%error, "no socket hooks; Services are translated by tc alone"),
+        }
+    }
+
+    /// Takes in news of the cluster.
+    pub fn news(&mut self, news: News) {
+        match news {
+            News::Event(event) => {
+                if let Event::Listed(kind, _) = event {
+                    self.awaited.remove(&kind);
+                    self.audit_due = true;
+                }
+                self.model.apply(event);
+            }
+            News::Unavailable(Kind::Service | Kind::Slice) => {}
+            News::Unavailable(kind) => {
+                self.awaited.remove(&kind);
+            }
+        }
+    }
+
+    /// Takes in news of the node's network.
+    pub fn snapshot(&mut self, snapshot: Arc<Snapshot>) {
+        self.snapshot = Some(snapshot);
+        self.snapshot_changed = true;
+    }
+
+    /// Whether [`Self::apply`] has something to do.
+    pub fn is_due(&self) -> bool {
+        let listed = self.awaited.is_empty();
+        self.snapshot_changed
+            || (listed && (!self.synced || self.model.is_dirty() || self.audit_due))
+    }
+
+    /// Brings what is known into the kernel; whether that worked. If not, [`Self::is_due`] stays
+    /// true, and the next call compares the maps as a whole.
+    pub fn apply(&mut self) -> bool {
+        let start = Instant::now();
+        let dirty =
+            if self.awaited.is_empty() { self.model.take_dirty() } else { Dirty::default() };
+        let mut network = Change::default();
+        if self.snapshot_changed || dirty.nodes {
+            network = self.update_network();
+        }
+        if !self.awaited.is_empty() {
+            // Too early for anything but new pods on a node that works already.
+            network.remove = Keys::default();
+            return self.write(&network);
+        }
+        let full = !self.synced;
+        let change = self.planner.update(&self.model, &dirty);
+        if full {
+            self.planner.settle();
+            self.audit_due = true;
+        }
+        let written = if std::mem::take(&mut self.audit_due) {
+            self.write_all()
+        } else {
+            self.write(&network) && self.write(&change)
+        };
+        self.set_config();
+        if full && written {
+            self.synced = true;
+            self.attach();
+            info!(elapsed = ?start.elapsed(), services = self.model.service_names().count(),
+                "the kernel holds what the cluster says");
+        }
+        self.report(&dirty, full, written, start);
+        written
+    }
+
+    /// Has the next [`Self::apply`] compare all that the maps hold with what they should hold.
+    pub fn audit(&mut self) {
+        self.audit_due |= self.synced;
+    }
+
+    /// Puts back programs that somebody detached and removes expired flows.
+    pub fn maintain(&mut self) {
+        if self.synced {
+            self.attach();
+        }
+        match self.kernel.ensure() {
+            Ok(repairs) if repairs.total() > 0 => {
+                warn!(?repairs, "somebody removed what is ours; it is back");
+                self.telemetry.repaired("attachment", u64::from(repairs.total()));
+            }
+            Ok(_) => {}
+            Err(error) => error!(%error, "attachments could not be checked"),
+        }
+        match self.kernel.sweep() {
+            Ok(report) => {
+                debug!(removed = report.removed, duration = ?report.duration, "swept flows");
+                self.telemetry.swept(u64::from(report.removed));
+            }
+            Err(error) => error!(%error, "flows could not be swept"),
+        }
+    }
+
+    /// The health check servers that Services ask for.
+    pub fn health_checks(&self) -> Vec<HealthCheck> {
+        self.planner.health_checks().collect()
+    }
+
+    /// Numbers that the kernel counts.
+    pub fn numbers(&self) -> Result<KernelNumbers, Error> {
+        let mut stats = self.kernel.service_stats()?;
+        Ok(KernelNumbers {
+            outcomes: self.kernel.counters()?,
+            services: self
+                .planner
+                .labels()
+                .filter_map(|(id, label)| Some((label, stats.remove(&id)?)))
+                .collect(),
+            maps: self.kernel.map_fill()?,
+            no_local_endpoints: self.planner.no_local_endpoints(),
+        })
+    }
+
+    /// This node's object, if it is known.
+    pub fn node(&self) -> Option<&Node> {
+        self.model.node(&self.planner.settings().node)
+    }
+
+    /// Looks at the node's network anew.
+    fn update_network(&mut self) -> Change {
+        self.snapshot_changed = false;
+        let Some(snapshot) = self.snapshot.clone() else {
+            return Change::default();
+        };
+        let node_addresses = Family::ALL
+            .iter()
+            .filter_map(|family| self.node().and_then(|node| node.address(*family)))
+            .collect();
+        let devices = self.settings.devices.clone();
+        self.view = snapshot.view(&Selection { devices, node_addresses });
+        if self.synced || !self.fresh {
+            // On a node that works already new pods do not wait for the API server.
+            self.attach();
+        }
+        let network = network(&snapshot, &self.view);
+        self.planner.update_network(&self.model, network)
+    }
+
+    /// Attaches the programs where they are missing and detaches them from what is neither a pod's
+    /// interface nor an uplink any more. What fails is tried again by [`Self::maintain`].
+    fn attach(&mut self) {
+        let View { uplinks, pod_devices, .. } = &self.view;
+        let wanted: BTreeMap<u32, (&Device, bool)> = pod_devices
+            .iter()
+            .map(|device| (device.index, (device, false)))
+            .chain(uplinks.iter().map(|device| (device.index, (device, true))))
+            .collect();
+        let before = self.attached.len();
+        self.attached.retain(|index, known| {
+            wanted.get(index).is_some_and(|(device, _)| device.name == known.name)
+        });
+        let mut changed = before != self.attached.len();
+        for (index, (device, uplink)) in &wanted {
+            if self.attached.contains_key(index) {
+                continue;
+            }
+            let attached = if *uplink {
+                self.kernel.attach_uplink(device)
+            } else {
+                self.kernel.attach_pod(device)
+            };
+            match attached {
+                Ok(()) => {
+                    info!(device = device.name, uplink, "programs attached");
+                    self.attached.insert(*index, (*device).clone());
+                    changed = true;
+                }
+                Err(error) => warn!(device = device.name, %error, "programs not attached"),
+            }
+        }
+        let keep: Vec<u32> = wanted.keys().copied().collect();
+        if changed && self.synced {
+            match self.kernel.detach_others(&keep) {
+                Ok(0) => {}
+                Ok(links) => info!(links, "programs detached from other devices"),
+                Err(error) => warn!(%error, "other devices could not be checked"),
+            }
+        }
+    }
+
+    fn set_config(&mut self) {
+        let network = self.planner.network();
+        let node = self.node();
+        let address = |family, unspecified: Addr| {
+            network.node_address(node, family).map_or(unspecified, Addr::from)
+        };
+        let mut flags = ConfigFlags::default();
+        if self.planner.carries_pods() {
+            flags = flags.with(ConfigFlags::NATIVE_ROUTING);
+        }
+        if self.planner.detects_pods() {
+            flags = flags.with(ConfigFlags::LOCAL_DETECTOR);
+        }
+        let uplink = network.uplinks.first();
+        let config = Config {
+            host_netns: self.settings.host_netns,
+            node_v4: address(Family::V4, Addr::UNSPECIFIED_V4),
+            node_v6: address(Family::V6, Addr::UNSPECIFIED_V6),
+            uplink: uplink.map_or(0, |uplink| uplink.device),
+            flags,
+            port_min: self.settings.ports.0,
+            port_max: self.settings.ports.1,
+            uplink_mac: uplink.map_or([0; 6], |uplink| uplink.mac),
+            pad: [0; 2],
+            timeouts: Timeouts::DEFAULT,
+        };
+        if self.config == Some(config) {
+            return;
+        }
+        info!(v4 = %config.node_v4, v6 = %config.node_v6, uplink = config.uplink,
+            carries_pods = self.planner.carries_pods(), "this node");
+        match self.kernel.set_config(&config) {
+            Ok(()) => self.config = Some(config),
+            Err(error) => error!(%error, "the configuration could not be written"),
+        }
+    }
+
+    /// Writes a change; whether that worked. If not, the maps are compared as a whole next time.
+    fn write(&mut self, change: &Change) -> bool {
+        if change.is_empty() {
+            return true;
+        }
+        match self.kernel.apply(change) {
+            Ok(()) => true,
+            Err(error) => {
+                error!(%error, "a change could not be written to the maps");
+                self.telemetry.failed();
+                self.audit_due = true;
+                false
+            }
+        }
+    }
+
+    /// Writes whatever the maps lack and removes what they should not hold.
+    fn write_all(&mut self) -> bool {
+        let maps = match self.kernel.dump() {
+            Ok(maps) => maps,
+            Err(error) => {
+                error!(%error, "the maps could not be read");
+                self.telemetry.failed();
+                self.audit_due = true;
+                return false;
+            }
+        };
+        let change = Change::between(&maps, &self.planner.tables());
+        drop(maps);
+        if self.synced && !change.is_empty() {
+            let (missing, stale) = (change.put.len(), change.remove.len());
+            debug!(missing, stale, "the maps differed from what they should hold");
+            self.telemetry.repaired("missing_entry", missing as u64);
+            self.telemetry.repaired("stale_entry", stale as u64);
+        }
+        self.write(&change)
+    }
+
+    /// Tells the world about an attempt to apply.
+    fn report(&self, dirty: &Dirty, full: bool, written: bool, start: Instant) {
+        self.telemetry.applied(dirty, full, written, start.elapsed(), self.families());
+        let kubernetes = ObjectName::namespaced("default", "kubernetes");
+        if dirty.services.contains(&kubernetes)
+            && let Some(saved) = &self.saved
+        {
+            let urls = api_servers(&self.model, &kubernetes);
+            if !urls.is_empty()
+                && let Err(error) = saved.save(&urls)
+            {
+                warn!(%error, "the API server's addresses could not be saved");
+            }
+        }
+    }
+
+    /// Families that the node has addresses of.
+    fn families(&self) -> Vec<Family> {
+        let network = self.planner.network();
+        let has = |family: &Family| network.node_address(self.node(), *family).is_some();
+        Family::ALL.into_iter().filter(has).collect()
+    }
+}
+
+/// URLs of the API servers, from the slices of their Service.
+fn api_servers(model: &Model, service: &ObjectName) -> Vec<String> {
+    let mut urls = BTreeSet::new();
+    for slice in model.slices(service) {
+        for port in slice.ports.iter().filter(|port| &*port.name == "https") {
+            let ready = slice.endpoints.iter().filter(|endpoint| endpoint.conditions.ready);
+            urls.extend(ready.map(|endpoint| {
+                format!("https://{}", SocketAddr::from((endpoint.address, port.port.get())))
+            }));
+        }
+    }
+    urls.into_iter().collect()
+}
+
+/// The kernel's words in the planner's.
+fn network(snapshot: &Snapshot, view: &View) -> Network {
+    let uplinks: Vec<Uplink> = view
+        .uplinks
+        .iter()
+        .map(|device| Uplink {
+            device: device.index,
+            mtu: u16::try_from(device.mtu).unwrap_or(u16::MAX),
+            mac: device.mac,
+        })
+        .collect();
+    let first = uplinks.first().map(|uplink| uplink.device);
+    let uplink_addresses: Vec<IpAddr> = snapshot
+        .addresses
+        .iter()
+        .filter(|(_, devices)| first.is_some_and(|device| devices.contains(&device)))
+        .map(|(address, _)| *address)
+        .collect();
+    Network {
+        uplinks,
+        uplink_addresses,
+        pods: view
+            .pods
+            .iter()
+            .map(|(address, pod)| {
+                let crate::datapath::devices::Pod { device, gateway, mac } = *pod;
+                (*address, PodAddress { device, mac, gateway })
+            })
+            .collect(),
+        host_addresses: view.host_addresses.clone(),
+        routes: snapshot
+            .routes
+            .iter()
+            .filter_map(|route| Some((route.prefix.trunc(), route.gateway?, route.device)))
+            .collect(),
+    }
+}

@@ -1,0 +1,260 @@
+//! Clocks, sockets and signals around the [`Controller`].
+
+use super::{Controller, Kernel, KernelSettings};
+use crate::{
+    datapath::{self, Datapath, devices},
+    health::{NumbersRequest, ServiceHealth, Telemetry, serve_health, serve_metrics},
+    k8s::{self, Access, ConnectError, Installation, News, SavedServers, SourceError},
+    plan::{HealthCheck, Settings},
+};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::{JoinError, JoinHandle, JoinSet},
+    time::{Instant, interval, sleep_until},
+};
+use tracing::{error, info, warn};
+
+/// Where objects come from.
+#[derive(Clone, Debug)]
+pub enum Objects {
+    /// An API server.
+    Server(Access),
+    /// A folder of files.
+    Folder(PathBuf),
+}
+
+/// All that the operator decides.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where objects come from.
+    pub objects: Objects,
+    /// Where the API server's addresses are remembered.
+    pub saved: Option<SavedServers>,
+    /// How Services are planned.
+    pub plan: Settings,
+    /// How the kernel side is set up.
+    pub datapath: datapath::Options,
+    /// How it is used.
+    pub kernel: KernelSettings,
+    /// Where `/healthz` is served; `None` for nowhere.
+    pub health_address: Option<SocketAddr>,
+    /// Where `/metrics` is served; `None` for nowhere.
+    pub metrics_address: Option<SocketAddr>,
+    /// The DaemonSet that we are part of: an agent that ends after it removes everything.
+    pub daemonset: Option<String>,
+    /// Folder of what is remembered across restarts.
+    pub state_dir: PathBuf,
+}
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel side.
+    #[error(transparent)]
+    Datapath(#[from] datapath::Error),
+    /// No way to the API server.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The folder of objects.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The node's network can no longer be followed.
+    #[error("the kernel's reports about the network have ended")]
+    Network,
+    /// Signals cannot be received.
+    #[error("listening for signals: {0}")]
+    Signals(io::Error),
+}
+
+/// Runs until it is asked to end. Programs, maps and links stay, unless the installation that they
+/// belong to has ended.
+pub async fn run(options: Options) -> Result<(), Error> {
+    let client = match &options.objects {
+        Objects::Server(access) => Some(k8s::connect(access).await?),
+        Objects::Folder(_) => None,
+    };
+    let telemetry = Arc::new(Telemetry::default());
+    let (requests, numbers) = mpsc::channel(1);
+    let mut tasks = JoinSet::new();
+    if let Some(address) = options.health_address {
+        tasks.spawn(serve_health(address, telemetry.clone()));
+    }
+    if let Some(address) = options.metrics_address {
+        tasks.spawn(serve_metrics(address, telemetry.clone(), requests));
+    }
+    let controller = start(&options, telemetry.clone())?;
+    let snapshots = devices::watch().await?;
+    let (sender, news) = mpsc::channel(NEWS);
+    let mut installation = None;
+    if let Some(client) = client {
+        let watches = k8s::watch(&client, &sender);
+        tasks.spawn(async { drop(watches.join_all().await) });
+        installation = options
+            .daemonset
+            .clone()
+            .map(|name| tokio::spawn(async { Installation::find(client, name).await }));
+    }
+    if let Objects::Folder(path) = options.objects.clone() {
+        tasks.spawn(follow_folder(path, sender));
+    }
+    let agent = Agent {
+        controller,
+        health: ServiceHealth::new(telemetry.clone()),
+        checks: Vec::new(),
+        telemetry,
+        due: None,
+        // Without a Node object nobody says that the node is leaving.
+        eligible_unknown: matches!(options.objects, Objects::Folder(_)),
+    };
+    agent.run(news, snapshots, numbers).await?;
+    if let Some(Ok(installation)) = finished(installation).await
+        && installation.has_ended().await
+    {
+        remove_all(&options);
+    } else {
+        info!("programs, maps and links stay in place");
+    }
+    Ok(())
+}
+
+/// Loads the programs and takes over what the maps hold.
+fn start(options: &Options, telemetry: Arc<Telemetry>) -> Result<Controller<Datapath>, Error> {
+    let mut kernel = options.kernel.clone();
+    kernel.host_netns = datapath::netns_cookie().unwrap_or_else(|error| {
+        warn!(%error, "host processes cannot be told from pods in the socket hooks");
+        0
+    });
+    let maps = Datapath::load(&options.datapath)?;
+    let (plan, saved) = (options.plan.clone(), options.saved.clone());
+    let mut controller = Controller::new(maps, kernel, plan, telemetry, saved)?;
+    controller.set_up_sockets();
+    Ok(controller)
+}
+
+async fn follow_folder(path: PathBuf, news: mpsc::Sender<News>) {
+    if let Err(error) = k8s::watch_folder(path, news).await {
+        error!(%error, "no objects");
+    }
+}
+
+/// What the task found, if it is done.
+async fn finished<T>(task: Option<JoinHandle<T>>) -> Option<Result<T, JoinError>> {
+    match task {
+        Some(task) if task.is_finished() => Some(task.await),
+        _ => None,
+    }
+}
+
+/// Leaves the node as if we had never been there.
+fn remove_all(options: &Options) {
+    match datapath::cleanup(&options.datapath) {
+        Ok(lines) => info!(removed = lines.len(), "the node is clean"),
+        Err(error) => error!(%error, "not everything could be removed"),
+    }
+    // Its mount may be all that is left of it.
+    let _ = std::fs::remove_dir_all(&options.state_dir);
+}
+
+/// The running agent.
+struct Agent<K> {
+    controller: Controller<K>,
+    telemetry: Arc<Telemetry>,
+    health: ServiceHealth,
+    /// What was last served.
+    checks: Vec<HealthCheck>,
+    /// When what has come in is applied.
+    due: Option<Instant>,
+    /// Whether the node counts as eligible while its object is not known.
+    eligible_unknown: bool,
+}
+
+impl<K: Kernel> Agent<K> {
+    async fn run(
+        mut self,
+        mut news: mpsc::Receiver<News>,
+        mut snapshots: watch::Receiver<Arc<devices::Snapshot>>,
+        mut numbers: mpsc::Receiver<NumbersRequest>,
+    ) -> Result<(), Error> {
+        let mut terminated = signal(SignalKind::terminate()).map_err(Error::Signals)?;
+        let mut interrupted = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
+        let mut audit = interval(AUDIT);
+        let mut maintenance = interval(MAINTENANCE);
+        let mut batch = Vec::with_capacity(BATCH);
+        snapshots.mark_changed();
+        loop {
+            let due = self.due;
+            tokio::select! {
+                _ = terminated.recv() => break,
+                _ = interrupted.recv() => break,
+                () = async { sleep_until(due.unwrap_or_else(Instant::now)).await },
+                    if due.is_some() => self.apply().await,
+                changed = snapshots.changed() => {
+                    changed.map_err(|_closed| Error::Network)?;
+                    let snapshot = snapshots.borrow_and_update().clone();
+                    self.controller.snapshot(snapshot);
+                    self.set_due(DEBOUNCE);
+                }
+                count = news.recv_many(&mut batch, BATCH), if !news.is_closed() || !news.is_empty() => {
+                    batch.drain(..).for_each(|news| self.controller.news(news));
+                    if count > 0 {
+                        self.set_due(DEBOUNCE);
+                    }
+                }
+                Some(reply) = numbers.recv() => match self.controller.numbers() {
+                    // Whoever asked may have gone.
+                    Ok(numbers) => drop(reply.send(numbers)),
+                    Err(error) => warn!(%error, "the kernel's numbers could not be read"),
+                },
+                _ = audit.tick() => {
+                    self.controller.audit();
+                    self.set_due(DEBOUNCE);
+                    self.health.serve(self.checks.clone()).await;
+                }
+                _ = maintenance.tick() => self.controller.maintain(),
+            }
+        }
+        info!("ending");
+        Ok(())
+    }
+
+    /// Applies what has come in some time from now, if there is anything to apply.
+    fn set_due(&mut self, delay: Duration) {
+        if self.controller.is_due() && self.due.is_none() {
+            self.due = Some(Instant::now() + delay);
+            self.telemetry.queued();
+        }
+    }
+
+    async fn apply(&mut self) {
+        self.due = None;
+        let written = self.controller.apply();
+        let eligible = self.controller.node().map_or(self.eligible_unknown, |node| !node.leaving);
+        self.telemetry.set_eligible(eligible);
+        let checks = self.controller.health_checks();
+        if checks != self.checks {
+            self.checks.clone_from(&checks);
+            self.health.serve(checks).await;
+        }
+        if !written {
+            self.set_due(RETRY);
+        }
+    }
+}
+
+/// How long events gather before they are applied together.
+const DEBOUNCE: Duration = Duration::from_millis(5);
+
+/// Pause before a failed write is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How often the maps are compared with what they should hold.
+const AUDIT: Duration = Duration::from_secs(60);
+
+/// How often attachments are checked and expired flows removed.
+const MAINTENANCE: Duration = Duration::from_secs(10);
+
+/// How many news may wait, and how many are taken at once.
+const NEWS: usize = 1024;
+const BATCH: usize = 1024;

@@ -1,0 +1,153 @@
+//! Where the agent reports what it does.
+
+use super::{KernelNumbers, metrics::Metrics};
+use crate::model::{Dirty, Family};
+use k8s_openapi::jiff::Timestamp;
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+/// State of the agent, for those who ask.
+#[derive(Debug)]
+pub struct Telemetry {
+    metrics: Metrics,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// When each family was last applied.
+    updated: BTreeMap<Family, SystemTime>,
+    /// Since when something waits to be applied.
+    queued: Option<Instant>,
+    /// Whether load balancers may send this node work.
+    eligible: bool,
+}
+
+/// The body of `/healthz` and `/livez`.
+#[derive(Clone, Debug, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyHealth {
+    last_updated: String,
+    current_time: String,
+    /// Only in `/healthz`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_eligible: Option<bool>,
+    /// Whether changes reach the kernel.
+    pub healthy: bool,
+    status: BTreeMap<&'static str, FamilyHealth>,
+}
+
+#[derive(Clone, Debug, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+struct FamilyHealth {
+    last_updated: String,
+    healthy: bool,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { metrics: Metrics::new(), state: Mutex::default() }
+    }
+}
+
+impl Telemetry {
+    /// Something waits to be applied from now on.
+    pub fn queued(&self) {
+        self.state().queued.get_or_insert_with(Instant::now);
+        self.metrics.queued();
+    }
+
+    /// All that waited was applied, or was tried to. `full`: for the first time.
+    pub fn applied(
+        &self,
+        dirty: &Dirty,
+        full: bool,
+        written: bool,
+        elapsed: Duration,
+        families: Vec<Family>,
+    ) {
+        let now = SystemTime::now();
+        self.metrics.applied(dirty, full, written, elapsed, &families, now);
+        if written {
+            let mut state = self.state();
+            state.queued = None;
+            state.updated = families.into_iter().map(|family| (family, now)).collect();
+        }
+    }
+
+    /// A write to the maps failed.
+    pub fn failed(&self) {
+        self.metrics.failures.inc();
+    }
+
+    /// Something in the kernel was not as it should be.
+    pub fn repaired(&self, what: &'static str, count: u64) {
+        self.metrics.repaired(what, count);
+    }
+
+    /// Expired flows were removed.
+    pub fn swept(&self, flows: u64) {
+        self.metrics.swept.inc_by(flows);
+    }
+
+    /// Whether load balancers may send this node work.
+    pub fn set_eligible(&self, eligible: bool) {
+        self.state().eligible = eligible;
+    }
+
+    /// Whether changes reach the kernel in time.
+    pub fn is_healthy(&self) -> bool {
+        self.state().is_healthy()
+    }
+
+    /// The answer to `/livez`, or with `healthz` to that path; counted.
+    pub fn health(&self, healthz: bool) -> ProxyHealth {
+        let now = timestamp(SystemTime::now());
+        let state = self.state();
+        let (healthy, eligible) = (state.is_healthy(), state.eligible);
+        let last = state.updated.values().max();
+        let status = state.updated.iter().map(|(family, updated)| {
+            (family.name(), FamilyHealth { last_updated: timestamp(*updated), healthy })
+        });
+        let good = healthy && (!healthz || eligible);
+        self.metrics.asked(healthz, good);
+        ProxyHealth {
+            // As kube-proxy: "now" while all is well, for clients of old.
+            last_updated: match last {
+                _ if good => now.clone(),
+                Some(last) => timestamp(*last),
+                None => "0001-01-01T00:00:00Z".to_owned(),
+            },
+            current_time: now,
+            node_eligible: healthz.then_some(eligible),
+            healthy,
+            status: status.collect(),
+        }
+    }
+
+    /// The text of `/metrics`.
+    pub fn encode(&self, kernel: Option<KernelNumbers>) -> String {
+        self.metrics.encode(kernel)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn is_healthy(&self) -> bool {
+        self.queued.is_none_or(|since| since.elapsed() < HEALTH_TIME)
+    }
+}
+
+fn timestamp(time: SystemTime) -> String {
+    Timestamp::try_from(time).unwrap_or_default().to_string()
+}
+
+/// How long something may wait to be applied before that is a fault (kube-proxy: two sync periods).
+const HEALTH_TIME: Duration = Duration::from_secs(60);
