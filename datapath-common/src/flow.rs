@@ -9,7 +9,7 @@ use crate::{Addr, Be16, Protocol};
 use bytemuck::{Pod, Zeroable};
 
 /// Addresses, ports and protocol of a packet. Key of `FLOWS`.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Pod, Zeroable, Default)]
 pub struct Tuple {
     /// Source address.
