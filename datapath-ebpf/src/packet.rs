@@ -7,7 +7,8 @@ use crate::{
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM};
 use bytemuck::{Pod, Zeroable};
 use datapath_common::{
-    Addr, Flow, Fragment, Outcome, Ports, Protocol, Tuple, checksum::Difference,
+    Addr, Flow, Fragment, Outcome, Ports, Protocol, Tuple,
+    checksum::{Difference, crc32c_change},
 };
 
 const ETHERTYPE_IPV4: u32 = 0x0800_u16.to_be() as u32;
@@ -136,6 +137,8 @@ pub(crate) struct Packet {
     pub(crate) key: Tuple,
     /// Offset of the transport header from the start of the frame.
     pub(crate) l4: u32,
+    /// Offset of the end of the IP packet, behind which the frame may be padded.
+    end: u32,
     /// Identification of the datagram that a fragment belongs to.
     fragment_id: u32,
     /// IPv4: the header's checksum. IPv6: the payload's length.
@@ -193,7 +196,8 @@ impl Packet {
     fn parse_ipv4(&mut self, skb: Skb) -> Option<bool> {
         let ip: Ipv4 = skb.load(ETHERNET).ok()?;
         let header = ip.header_length();
-        if header < 20 || skb.length() < ETHERNET + u32::from(u16::from_be(ip.length)) {
+        self.end = ETHERNET + u32::from(u16::from_be(ip.length));
+        if header < 20 || skb.length() < self.end {
             return None;
         }
         self.tuple.src = Addr::from_v4_word(ip.src);
@@ -215,8 +219,8 @@ impl Packet {
         /// Longer chains are left to the kernel.
         const EXTENSIONS: usize = 4;
         let ip: Ipv6 = skb.load(ETHERNET).ok()?;
-        let version = u32::from_be(ip.version_flow) >> 28;
-        if version != 6 || skb.length() < ETHERNET + 40 + u32::from(u16::from_be(ip.length)) {
+        self.end = ETHERNET + 40 + u32::from(u16::from_be(ip.length));
+        if u32::from_be(ip.version_flow) >> 28 != 6 || skb.length() < self.end {
             return None;
         }
         self.tuple.src = ip.src;
@@ -327,8 +331,6 @@ impl Packet {
         if self.transport == Transport::Later {
             return Ok(());
         }
-        // Ports at the start of the header; the checksum where the protocol has it. SCTP's covers
-        // neither addresses nor anything that a difference could mend.
         let (checksum, zero) = match self.tuple.protocol {
             Protocol::TCP => (self.l4 + 16, 0),
             Protocol::UDP => (self.l4 + 6, u64::from(BPF_F_MARK_MANGLED_0)),
@@ -346,9 +348,21 @@ impl Packet {
                 .word16(self.tuple.ports.dst.0, self.to.ports.dst.0);
             if checksum != 0 {
                 skb.update_checksum(checksum, ports.partial(), zero)?;
+            } else if self.tuple.protocol == Protocol::SCTP {
+                self.rewrite_sctp(skb)?;
             }
         }
         Ok(())
+    }
+
+    /// SCTP's checksum covers the ports and everything behind them, but no address.
+    #[inline(always)]
+    fn rewrite_sctp(&self, skb: Skb) -> Result<(), Failed> {
+        let checksum: u32 = skb.load(self.l4 + 8)?;
+        let following = self.end.wrapping_sub(self.l4 + 4);
+        let [from, to] = [self.tuple.ports, self.to.ports].map(bytemuck::cast);
+        let change = crc32c_change(from, to, following & 0xffff);
+        skb.store(self.l4 + 8, &(checksum ^ change), 0)
     }
 
     /// The sum over an IPv4 header is always the same, so a hardware checksum of the packet stays

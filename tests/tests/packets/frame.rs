@@ -3,8 +3,8 @@
 //! one fails if a checksum is wrong.
 
 use etherparse::{
-    Icmpv4Slice, Icmpv6Slice, IpHeaders, Ipv4Extensions, Ipv6Extensions, NetSlice, PacketBuilder,
-    SlicedPacket, TcpHeader, TransportSlice, icmpv4, icmpv6,
+    Icmpv4Slice, Icmpv6Slice, IpHeaders, IpNumber, Ipv4Extensions, Ipv6Extensions, NetSlice,
+    PacketBuilder, SlicedPacket, TcpHeader, TransportSlice, icmpv4, icmpv6,
 };
 use std::{
     fmt::Write as _,
@@ -14,6 +14,8 @@ use std::{
 /// MAC addresses of every frame built here: from the pod to the node.
 const SRC_MAC: [u8; 6] = [2, 0, 0, 0, 0, 5];
 const DST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+const SCTP: IpNumber = IpNumber::SCTP;
 
 /// The frame that `text` describes, with a payload of eight bytes and a TTL of 64.
 pub(crate) fn frame(text: &str) -> Vec<u8> {
@@ -45,6 +47,7 @@ pub(crate) fn frame_with(text: &str, payload: &[u8]) -> Vec<u8> {
             ip.tcp_header(header).write(&mut out, payload)
         }
         "udp" => ip.udp(sport, dport).write(&mut out, payload),
+        "sctp" => ip.write(&mut out, SCTP, &sctp(sport, dport, payload)),
         "icmp" => {
             let (kind, code) = options[0].split_once('/').expect("type/code");
             let (kind, code) = (kind.parse().expect("a type"), code.parse().expect("a code"));
@@ -64,6 +67,24 @@ pub(crate) fn frame_with(text: &str, payload: &[u8]) -> Vec<u8> {
 pub(crate) fn icmp_error(from: &str, to: &str, kind: &str, quoted: &[u8]) -> Vec<u8> {
     let whole = &quoted[14..];
     frame_with(&format!("{from} > {to} icmp {kind}"), &whole[..whole.len().min(68)])
+}
+
+/// An SCTP packet (RFC 9260, 3.1) with `chunks`.
+fn sctp(sport: u16, dport: u16, chunks: &[u8]) -> Vec<u8> {
+    let mut packet =
+        [&sport.to_be_bytes()[..], &dport.to_be_bytes(), &[9; 4], &[0; 4], chunks].concat();
+    let checksum = crc32c(&packet);
+    packet[8..12].copy_from_slice(&checksum.to_le_bytes());
+    packet
+}
+
+/// CRC-32C, bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ (0x82f6_3b78 & (crc & 1_u32).wrapping_neg())
+        })
+    })
 }
 
 fn endpoint(text: &str) -> (IpAddr, u16) {
@@ -132,6 +153,14 @@ pub(crate) fn describe(frame: &[u8]) -> String {
             let (IpAddr::V6(src), IpAddr::V6(dst)) = (src, dst) else { panic!("ICMPv6 in IPv4") };
             assert!(icmp.is_checksum_valid(src.octets(), dst.octets()), "ICMPv6 checksum");
             format!("{src} > {dst} icmp {}", icmpv6(icmp))
+        }
+        None if net.ip_payload_ref().is_some_and(|ip| ip.ip_number == SCTP) => {
+            let packet = net.ip_payload_ref().expect("a payload").payload;
+            let checksum = u32::from_le_bytes(packet[8..12].try_into().expect("four bytes"));
+            let bare = [&packet[..8], &[0; 4], &packet[12..]].concat();
+            assert_eq!(checksum, crc32c(&bare), "SCTP checksum");
+            let port = |at| u16::from_be_bytes([packet[at], packet[at + 1]]);
+            format!("{} > {} sctp", SocketAddr::new(src, port(0)), SocketAddr::new(dst, port(2)))
         }
         Some(TransportSlice::Igmp(_)) | None => format!("{src} > {dst} other"),
     };

@@ -293,9 +293,12 @@ fn packets_find_their_way() {
             ],
         ),
     ];
+    let Some(mut node) = reference() else { return };
     for (title, steps) in stories {
-        let Some(mut node) = reference() else { return };
         tell(&mut node, title, steps);
+        for (tuple, _) in node.flows() {
+            node.remove_flow(&tuple);
+        }
     }
 }
 
@@ -728,6 +731,17 @@ fn fragments_follow_the_first_one() {
         assert_eq!(verdict, Redirect);
         assert_eq!(out[26..30], [10, 200, 1, 12]);
     }
+}
+
+#[test]
+fn sctp_keeps_a_right_checksum() {
+    let Some(mut node) = reference() else { return };
+    node.service(20, ("10.200.1.20", 132, Protocol::SCTP), &[("10.10.1.7", 38_412)]);
+    let (verdict, out) = node.run(FROM_POD, &frame("10.10.3.5:40000 > 10.200.1.20:132 sctp"));
+    assert_eq!(verdict, Redirect);
+    assert_eq!(describe(&out), "10.10.3.5:40000 > 10.10.1.7:38412 sctp ttl=63");
+    let (_, out) = node.run(FROM_UPLINK, &frame("10.10.1.7:38412 > 10.10.3.5:40000 sctp"));
+    assert_eq!(describe(&out), "10.200.1.20:132 > 10.10.3.5:40000 sctp ttl=63");
 }
 
 #[test]
