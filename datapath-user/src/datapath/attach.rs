@@ -5,6 +5,7 @@ use super::{
     load::{Direction, POD, Programs, SOCKET, UPLINK},
     netlink,
     pin::Layout,
+    reader::Attachment as Description,
     sys::{self, LinkInfo, ProgramInfo},
 };
 use aya_obj::generated::bpf_attach_type::{BPF_TCX_EGRESS, BPF_TCX_INGRESS};
@@ -103,21 +104,28 @@ impl Attachments {
     /// Removes what is attached to devices that are not in `keep`, and the pins of devices that are
     /// gone. Returns how many went.
     pub(super) fn remove_others(&mut self, keep: &[u32]) -> Result<usize, Error> {
-        let gone = |attachment: &Attachment| match &attachment.target {
+        let gone = |target: &Target| match target {
             Target::Device { index, .. } => !keep.contains(index),
             Target::Cgroup { .. } => false,
         };
-        let mut removed = 0;
-        for (pin, attachment) in self.all.extract_if(.., |_, attachment| gone(attachment)) {
-            remove(&pin, &attachment)?;
-            removed += 1;
-        }
+        let mut removed = self.remove_where(gone)?;
         removed += self.remove_stale_pins(keep)?;
         if !self.tcx || !self.filters_checked {
             removed += remove_stale_filters(keep)?;
             self.filters_checked = true;
         }
         Ok(removed)
+    }
+
+    fn remove_where(&mut self, gone: impl Fn(&Target) -> bool) -> Result<usize, Error> {
+        let pins = self.all.iter().filter(|(_, attachment)| gone(&attachment.target));
+        let pins: Vec<PathBuf> = pins.map(|(pin, _)| pin.clone()).collect();
+        for pin in &pins {
+            if let Some(attachment) = self.all.remove(pin) {
+                remove(pin, &attachment)?;
+            }
+        }
+        Ok(pins.len())
     }
 
     /// Pins that an earlier agent left on devices that are not in `keep`.
@@ -149,9 +157,7 @@ impl Attachments {
                 fs::metadata(folder).map_or(true, |found| found.ino() != *id)
             }
         };
-        for (pin, attachment) in self.all.extract_if(.., |_, attachment| gone(&attachment.target)) {
-            remove(&pin, &attachment)?;
-        }
+        self.remove_where(gone)?;
         let mut detached = Vec::new();
         for (pin, attachment) in &self.all {
             let program = info_of_program(programs, attachment.program)?.id;
@@ -350,6 +356,18 @@ fn open_link(pin: &Path) -> Result<Option<(OwnedFd, LinkInfo)>, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(what()(error)),
     }
+}
+
+/// What a pinned link is attached to, by its name and the kernel's word.
+pub(super) fn describe_link(pin: &Path) -> Result<Option<Description>, Error> {
+    let Some((_, info)) = open_link(pin)? else { return Ok(None) };
+    let name = pin.file_name().unwrap_or_default().to_string_lossy();
+    let Some((program, place)) = name.split_once('-') else { return Ok(None) };
+    let (program, place) = (program.to_owned(), Layout::place(place));
+    let socket = SOCKET.iter().any(|(name, _)| *name == program);
+    let (kind, attached) =
+        if socket { ("cgroup", info.cgroup() != 0) } else { ("tcx", info.device() != 0) };
+    Ok(Some(Description { program, place, kind, attached }))
 }
 
 /// Detaches a pinned link, whoever else holds it, and removes the pin; returns whether there was one.

@@ -12,7 +12,11 @@ use aya::{
     programs::{CgroupSockAddr, ProgramError, SchedClassifier},
     util::KernelVersion,
 };
-use aya_obj::generated::bpf_attach_type::{self as attach, *};
+use aya_obj::generated::bpf_attach_type::{
+    self, BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET4_GETPEERNAME, BPF_CGROUP_INET6_CONNECT,
+    BPF_CGROUP_INET6_GETPEERNAME, BPF_CGROUP_UDP4_RECVMSG, BPF_CGROUP_UDP4_SENDMSG,
+    BPF_CGROUP_UDP6_RECVMSG, BPF_CGROUP_UDP6_SENDMSG,
+};
 use std::{
     collections::HashMap,
     io,
@@ -39,7 +43,7 @@ pub(super) const POD: [(&str, Direction); 2] =
 pub(super) const UPLINK: [(&str, Direction); 2] =
     [("from_uplink", Direction::Ingress), ("to_uplink", Direction::Egress)];
 /// Socket hooks.
-pub(super) const SOCKET: [(&str, attach); 8] = [
+pub(super) const SOCKET: [(&str, bpf_attach_type); 8] = [
     ("connect4", BPF_CGROUP_INET4_CONNECT),
     ("connect6", BPF_CGROUP_INET6_CONNECT),
     ("sendmsg4", BPF_CGROUP_UDP4_SENDMSG),

@@ -8,6 +8,7 @@ mod maps;
 mod netlink;
 mod pin;
 mod raw_map;
+mod reader;
 mod sys;
 
 pub mod devices;
@@ -17,6 +18,7 @@ pub use devices::Device;
 pub use error::Error;
 pub use load::has_programs;
 pub use pin::prepare_bpffs;
+pub use reader::{Attachment, Reader, monotonic_now};
 
 use crate::plan::{Change, Tables};
 use attach::Attachments;
@@ -211,6 +213,11 @@ impl Datapath {
     pub fn map_fill(&self) -> Result<Vec<MapFill>, Error> {
         self.maps.fill()
     }
+}
+
+/// Names of this network namespace's devices, by index.
+pub fn device_names() -> Result<HashMap<u32, String>, Error> {
+    Ok(attach::devices()?.into_iter().collect())
 }
 
 /// How full a map is.

@@ -144,7 +144,7 @@ impl Request {
         let mut bytes = vec![0; HEADER + TCMSG];
         // A dump ends by itself; asked for an acknowledgement too, some kernels send two endings.
         let ack = if flags == libc::NLM_F_DUMP { 0 } else { libc::NLM_F_ACK };
-        let flags = (flags | ack | libc::NLM_F_REQUEST) as u16;
+        let flags = (flags | ack | libc::NLM_F_REQUEST).cast_unsigned() as u16;
         bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
         bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
         bytes[8..12].copy_from_slice(&1_u32.to_ne_bytes());

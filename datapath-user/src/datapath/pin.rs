@@ -50,6 +50,11 @@ impl Layout {
         self.links().join(format!("{program}-{}", place.replace('%', "%25").replace('.', "%2e")))
     }
 
+    /// The place that is in the name of a link's pin.
+    pub(super) fn place(escaped: &str) -> String {
+        escaped.replace("%2e", ".").replace("%25", "%")
+    }
+
     /// Makes the folders.
     pub(super) fn create(&self) -> Result<(), Error> {
         for folder in [self.maps(), self.links()] {
@@ -149,6 +154,8 @@ mod tests {
         assert_eq!(layout.link("from_uplink", "eth0"), Path::new("/b/v1/links/from_uplink-eth0"));
         assert_eq!(layout.link("p", "eth0.7"), Path::new("/b/v1/links/p-eth0%2e7"));
         assert_ne!(layout.link("p", "eth0.7"), layout.link("p", "eth0%2e7"));
+        assert_eq!(Layout::place("eth0%2e7"), "eth0.7");
+        assert_eq!(Layout::place("eth0%252e7"), "eth0%2e7");
     }
 
     #[test]

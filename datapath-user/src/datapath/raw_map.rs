@@ -36,8 +36,8 @@ struct Element {
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable, Default)]
 struct Batch {
-    in_batch: u64,
-    out_batch: u64,
+    position: u64,
+    next_position: u64,
     keys: u64,
     values: u64,
     count: u32,
@@ -167,8 +167,8 @@ impl RawMap {
             let mut attr = self.batch(&keys, size);
             attr.keys = keys.as_mut_ptr() as u64;
             attr.values = values.as_mut_ptr() as u64;
-            attr.in_batch = if started { position.as_ptr() as u64 } else { 0 };
-            attr.out_batch = position.as_mut_ptr() as u64;
+            attr.position = if started { position.as_ptr() as u64 } else { 0 };
+            attr.next_position = position.as_mut_ptr() as u64;
             // SAFETY: keys and values are valid for size elements, position for any map's position.
             let result = unsafe { bpf(Command::MapLookupBatch, &mut attr) };
             match &result {

@@ -227,7 +227,7 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
 struct Query {
     device: u32,
     attach_type: u32,
-    query_flags: u32,
+    flags: u32,
     attach_flags: u32,
     ids: u64,
     count: u32,
@@ -299,6 +299,14 @@ pub(super) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds, as programs read it with `bpf_ktime_get_ns`.
+pub(super) fn monotonic_now() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: time is valid for the call to write to; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
 }
 
 /// Gives memory that is no longer used back to the kernel: loading parses megabytes once.

@@ -1,7 +1,19 @@
-//! Tables for people, JSON for programs: the live state of the node, read from the pinned maps.
+//! Tables for people, JSON for programs: the live state of the node, read from the pinned maps, so
+//! that it is there while no agent runs.
 
-use crate::datapath::Error;
-use std::{io::Write, path::PathBuf};
+mod flows;
+mod routes;
+mod services;
+mod status;
+mod table;
+
+use crate::datapath::{Error, Reader};
+use serde::Serialize;
+use std::{
+    io::{self, Write},
+    net::IpAddr,
+    path::PathBuf,
+};
 
 /// How to print.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +34,17 @@ pub struct Show {
     pub format: Format,
 }
 
+/// Which flows to list.
+#[derive(Clone, Debug, Default)]
+pub struct FlowFilter {
+    /// Only flows of this service (`NS/NAME`).
+    pub service: Option<String>,
+    /// Only flows with this address on any side.
+    pub address: Option<IpAddr>,
+    /// At most this many, the latest first; 0 for all.
+    pub limit: usize,
+}
+
 /// Why nothing was shown.
 #[derive(Debug, thiserror::Error)]
 pub enum ShowError {
@@ -30,52 +53,70 @@ pub enum ShowError {
     Datapath(#[from] Error),
     /// Printing.
     #[error("writing the output: {0}")]
-    Output(#[from] std::io::Error),
+    Output(#[from] io::Error),
     /// No service of that name.
     #[error("no service {0}; see `datapath service list`")]
     NoService(String),
 }
 
-/// Which flows to list.
-#[derive(Clone, Debug, Default)]
-pub struct FlowFilter {
-    /// Only flows of this service (`NS/NAME`).
-    pub service: Option<String>,
-    /// Only flows with this address on any side.
-    pub address: Option<std::net::IpAddr>,
-    /// At most this many; 0 for all.
-    pub limit: usize,
-}
-
-#[expect(unused_variables, reason = "signatures first")]
 impl Show {
-    /// `datapath status`.
+    /// `datapath status`: what is attached, how much there is, what happened to packets.
     pub fn status(&self, out: &mut impl Write) -> Result<(), ShowError> {
-        todo!()
+        let status = status::read(&self.reader()?, &self.bpffs)?;
+        self.print(&status, status::render, out)
     }
 
-    /// `datapath service list`.
+    /// `datapath service list`: one row per port of each service.
     pub fn service_list(&self, out: &mut impl Write) -> Result<(), ShowError> {
-        todo!()
+        let services = services::read(&self.reader()?)?;
+        self.print(&services, |services| services::render(services), out)
     }
 
-    /// `datapath service show NS/NAME`.
+    /// `datapath service show NS/NAME`: all ports, frontends and backends of a service.
     pub fn service_show(&self, name: &str, out: &mut impl Write) -> Result<(), ShowError> {
-        todo!()
+        let mut services = services::read(&self.reader()?)?;
+        services.retain(|service| service.is_called(name));
+        if services.is_empty() {
+            return Err(ShowError::NoService(name.to_owned()));
+        }
+        self.print(&services, |services| services::render_details(services), out)
     }
 
-    /// `datapath flow list`.
+    /// `datapath flow list`: translated flows, the latest first.
     pub fn flow_list(&self, filter: &FlowFilter, out: &mut impl Write) -> Result<(), ShowError> {
-        todo!()
+        let flows = flows::read(&self.reader()?, filter)?;
+        self.print(&flows, |flows| flows::render(flows), out)
     }
 
-    /// `datapath route list`.
+    /// `datapath route list`: pods and addresses of this node, ranges of others.
     pub fn route_list(&self, out: &mut impl Write) -> Result<(), ShowError> {
-        todo!()
+        let routes = routes::read(&self.reader()?)?;
+        self.print(&routes, |routes| routes::render(routes), out)
     }
 
-    /// `datapath map list`.
+    /// `datapath map list`: type, entries, size and fill of each map.
     pub fn map_list(&self, out: &mut impl Write) -> Result<(), ShowError> {
-        todo!()
+        let maps = status::read_maps(&self.reader()?)?;
+        self.print(&maps, |maps| status::render_maps(maps), out)
+    }
+
+    fn reader(&self) -> Result<Reader, Error> {
+        Reader::open(&self.bpffs)
+    }
+
+    fn print<T: Serialize>(
+        &self,
+        value: &T,
+        render: impl Fn(&T) -> String,
+        out: &mut impl Write,
+    ) -> Result<(), ShowError> {
+        match self.format {
+            Format::Table => writeln!(out, "{}", render(value).trim_end())?,
+            Format::Json => {
+                serde_json::to_writer_pretty(&mut *out, value).map_err(io::Error::from)?;
+                writeln!(out)?;
+            }
+        }
+        Ok(())
     }
 }

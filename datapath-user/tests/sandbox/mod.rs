@@ -65,6 +65,7 @@ pub(crate) struct Sandbox {
     pod: Child,
 }
 
+#[expect(clippy::unused_self, reason = "a sandbox is the place where its thread lives")]
 impl Sandbox {
     fn new(bpffs: PathBuf) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -142,7 +143,6 @@ impl Sandbox {
     }
 
     /// Runs a command on this node; returns what it printed.
-    #[expect(clippy::unused_self, reason = "the command runs where the thread lives")]
     pub(crate) fn run(&self, command: &str) -> String {
         let mut words = command.split(' ');
         let output = Command::new(words.next().expect("a command"))

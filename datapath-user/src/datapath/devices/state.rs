@@ -26,13 +26,16 @@ pub(super) enum Effect {
 /// What tells routes of one prefix apart.
 type RouteKey = (IpNet, u32, u8);
 
+/// A neighbour: device and address.
+type NeighbourKey = (u32, IpAddr);
+
 /// All tables.
 #[derive(Debug, Default)]
 pub(super) struct State {
     devices: BTreeMap<u32, Device>,
     addresses: BTreeSet<(u32, IpAddr)>,
     routes: BTreeMap<RouteKey, Vec<KernelRoute>>,
-    neighbours: BTreeMap<(u32, IpAddr), [u8; 6]>,
+    neighbours: BTreeMap<NeighbourKey, [u8; 6]>,
 }
 
 impl State {
@@ -221,7 +224,7 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 }
 
 /// A neighbour, with its MAC address if that is known.
-fn neighbour(message: &NeighbourMessage) -> Option<((u32, IpAddr), Option<[u8; 6]>)> {
+fn neighbour(message: &NeighbourMessage) -> Option<(NeighbourKey, Option<[u8; 6]>)> {
     let (mut address, mut mac) = (None, None);
     for attribute in &message.attributes {
         match attribute {

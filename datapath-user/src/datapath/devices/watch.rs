@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt, channel::mpsc::UnboundedReceiver};
 use rtnetlink::{
     Handle, MulticastGroup,
     packet_core::{NLM_F_REPLACE, NetlinkMessage, NetlinkPayload},
-    packet_route::{RouteNetlinkMessage, route::RouteMessage},
+    packet_route::{AddressFamily, RouteNetlinkMessage, route::RouteMessage},
     sys::SocketAddr,
 };
 use std::{io, sync::Arc, time::Duration};
@@ -122,9 +122,9 @@ async fn list(handle: &Handle) -> Result<State, Error> {
     while let Some(address) = addresses.try_next().await.map_err(what("listing addresses"))? {
         state.apply(&RouteNetlinkMessage::NewAddress(address), false);
     }
-    for family in [libc::AF_INET, libc::AF_INET6] {
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut request = RouteMessage::default();
-        request.header.address_family = (family as u8).into();
+        request.header.address_family = family;
         let mut routes = handle.route().get(request).execute();
         while let Some(route) = routes.try_next().await.map_err(what("listing routes"))? {
             state.apply(&RouteNetlinkMessage::NewRoute(route), false);
