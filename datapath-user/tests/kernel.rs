@@ -13,6 +13,7 @@ use datapath_common::{
 use datapath_user::{
     datapath::{Datapath, Error, Options, cleanup},
     plan::{Change, Tables},
+    show::{FlowFilter, Format, Show, ShowError},
 };
 use sandbox::in_sandbox;
 use std::{fs, net::Ipv4Addr, path::Path, time::Instant};
@@ -221,6 +222,53 @@ fn a_folder_that_is_no_cgroup2_is_refused() {
         let error = datapath.attach_sockets().expect_err("no cgroup2");
         assert!(matches!(error, Error::NotCgroup2(folder) if folder == Path::new("/proc")));
     });
+}
+
+#[test]
+fn the_commands_answer_while_no_agent_runs() {
+    in_sandbox(|sandbox| {
+        let (device, options) = (sandbox.device("veth0"), sandbox.options());
+        let show = |format| Show { bpffs: options.bpffs.clone(), format };
+        let error = show(Format::Table).status(&mut Vec::new()).expect_err("nothing there");
+        assert!(error.to_string().contains("not installed"), "{error}");
+        let mut datapath = Datapath::load(&options).expect("load");
+        datapath.set_config(&config()).expect("config");
+        datapath.apply(&Change { put: tables(3), ..Change::default() }).expect("apply");
+        datapath.attach_pod(&device).expect("attach");
+        datapath.attach_sockets().expect("attach sockets");
+        drop(datapath);
+
+        let status = text(|out| show(Format::Table).status(out));
+        assert!(status.contains("3 ports, 3 frontends, 30 backends"), "{status}");
+        assert!(status.contains("veth0        tcx     from_pod to_pod"), "{status}");
+        let services = text(|out| show(Format::Table).service_list(out));
+        assert!(services.contains("service-3"), "{services}");
+        let service = text(|out| show(Format::Table).service_show("default/service-2", out));
+        assert!(service.contains("ClusterIP  10.200.0.2:80  10 backends"), "{service}");
+        let error = show(Format::Table).service_show("default/no", &mut Vec::new());
+        assert!(matches!(error, Err(ShowError::NoService(_))));
+        let routes = text(|out| show(Format::Table).route_list(out));
+        assert!(routes.contains("10.10.0.0/24  remote  10.10.0.0"), "{routes}");
+        let maps = text(|out| show(Format::Table).map_list(out));
+        assert!(maps.contains("FRONTENDS"), "{maps}");
+        let none = FlowFilter::default();
+        assert!(text(|out| show(Format::Table).flow_list(&none, out)).starts_with("PROTO"));
+        let json = |text: String| serde_json::from_str::<serde_json::Value>(&text).expect("JSON");
+        let maps = json(text(|out| show(Format::Json).map_list(out)));
+        assert_eq!(maps[1]["name"], "FRONTENDS");
+        assert_eq!(maps[1]["entries"], 3);
+        let status = json(text(|out| show(Format::Json).status(out)));
+        assert_eq!(status["attachments"].as_array().map(Vec::len), Some(10));
+        eprintln!("{}", text(|out| show(Format::Table).status(out)));
+        eprintln!("{}", text(|out| show(Format::Table).map_list(out)));
+        eprintln!("{services}\n{service}\n{routes}");
+    });
+}
+
+fn text(print: impl Fn(&mut Vec<u8>) -> Result<(), ShowError>) -> String {
+    let mut out = Vec::new();
+    print(&mut out).expect("something to show");
+    String::from_utf8(out).expect("text")
 }
 
 /// `services` services of ten backends each, and one entry in each of the other maps.

@@ -169,8 +169,11 @@ impl Attachments {
         }
         for pin in detached {
             if let Some(Attachment { program, target, .. }) = self.all.remove(&pin) {
-                self.attach(programs, program, target)?;
-                repairs.links += 1;
+                match self.attach(programs, program, target) {
+                    // It went at this very moment.
+                    Err(Error::NoDevice(_)) => {}
+                    result => result.map(|()| repairs.links += 1)?,
+                }
             }
         }
         Ok(repairs)

@@ -6,6 +6,8 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
+    thread,
+    time::Duration,
 };
 
 /// The kernel's own "operation not supported", which the C library does not know.
@@ -115,22 +117,30 @@ impl RawMap {
     }
 
     /// Writes entries: `keys` and `values` are concatenated. Not atomic as a whole.
-    pub(super) fn update_many(&self, keys: &[u8], values: &[u8]) -> io::Result<()> {
-        let count = keys.len() / self.key_size();
-        assert_eq!(values.len(), count * self.value_size, "as many values as keys");
-        let mut attr = self.batch(keys, count);
-        attr.values = values.as_ptr() as u64;
-        if count == 0 {
-            return Ok(());
+    pub(super) fn update_many(&self, mut keys: &[u8], mut values: &[u8]) -> io::Result<()> {
+        let mut patience = Patience::default();
+        while !keys.is_empty() {
+            let count = keys.len() / self.key_size();
+            assert_eq!(values.len(), count * self.value_size, "as many values as keys");
+            let mut attr = self.batch(keys, count);
+            attr.values = values.as_ptr() as u64;
+            // SAFETY: keys and values are valid for count elements of the map's sizes.
+            let Err(error) = (unsafe { bpf(Command::MapUpdateBatch, &mut attr) }) else {
+                return Ok(());
+            };
+            if lacks_batches(&error) {
+                return keys
+                    .chunks_exact(self.key_size())
+                    .zip(values.chunks_exact(self.value_size))
+                    .try_for_each(|(key, value)| self.update(key, value));
+            }
+            patience.try_again_after(error)?;
+            // Where it failed before the first, the kernel leaves the count as it was.
+            let done = if attr.count as usize == count { 0 } else { attr.count as usize };
+            keys = &keys[done * self.key_size()..];
+            values = &values[done * self.value_size..];
         }
-        // SAFETY: keys and values are valid for count elements of the map's sizes.
-        match unsafe { bpf(Command::MapUpdateBatch, &mut attr) } {
-            Err(error) if lacks_batches(&error) => keys
-                .chunks_exact(self.key_size())
-                .zip(values.chunks_exact(self.value_size))
-                .try_for_each(|(key, value)| self.update(key, value)),
-            result => result.map(drop),
-        }
+        Ok(())
     }
 
     /// Removes entries; those that are not there are passed over. Returns how many there were.
@@ -236,8 +246,14 @@ impl RawMap {
     fn update_one(&self, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
         assert_eq!(value.len(), self.value_size, "a value of the map's size");
         let mut attr = self.element(key, value.as_ptr() as u64, flags);
-        // SAFETY: key and value are valid for the map's sizes.
-        unsafe { bpf(Command::MapUpdate, &mut attr) }.map(drop)
+        let mut patience = Patience::default();
+        loop {
+            // SAFETY: key and value are valid for the map's sizes.
+            match unsafe { bpf(Command::MapUpdate, &mut attr) } {
+                Ok(_) => return Ok(()),
+                Err(error) => patience.try_again_after(error)?,
+            }
+        }
     }
 
     fn element(&self, key: &[u8], value: u64, flags: u64) -> Element {
@@ -258,6 +274,26 @@ impl RawMap {
 
     fn key_size(&self) -> usize {
         self.info.key_size as usize
+    }
+}
+
+/// How long an update is tried that finds no memory. Maps that are not allocated in advance take it
+/// from a small reserve that the kernel fills in the background: many updates in a row empty it.
+#[derive(Default)]
+struct Patience(u32);
+
+impl Patience {
+    const TRIES: u32 = 200;
+    const PAUSE: Duration = Duration::from_millis(5);
+
+    /// Waits a moment, or gives the error back: another one, or patience is at an end.
+    fn try_again_after(&mut self, error: io::Error) -> io::Result<()> {
+        if error.raw_os_error() != Some(libc::ENOMEM) || self.0 == Self::TRIES {
+            return Err(error);
+        }
+        self.0 += 1;
+        thread::sleep(Self::PAUSE);
+        Ok(())
     }
 }
 
