@@ -15,6 +15,11 @@ impl ConfigFlags {
     /// `LOCAL_CLIENTS` says which sources count as pods; without it no source does.
     pub const LOCAL_DETECTOR: Self = Self(1 << 1);
 
+    /// `to_uplink` also stands on the node's loopback device, and its uplink takes packets that carry
+    /// the node's own address as their source (`accept_local`): we must keep such packets out that
+    /// come from the wire.
+    pub const LOOPBACK: Self = Self(1 << 2);
+
     /// Whether all bits of `other` are set.
     #[inline(always)]
     pub const fn has(self, other: Self) -> bool {

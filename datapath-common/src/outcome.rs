@@ -49,6 +49,8 @@ pub enum Outcome {
     DroppedRewrite,
     /// Dropped: no route to where the translated packet must go.
     DroppedNoRoute,
+    /// Dropped: it came from the wire with an address of this node as its source.
+    DroppedMartian,
 }
 
 impl Outcome {
@@ -76,10 +78,11 @@ impl Outcome {
         Self::DroppedFlowTable,
         Self::DroppedRewrite,
         Self::DroppedNoRoute,
+        Self::DroppedMartian,
     ];
 
     /// How many outcomes there are: the number of entries of `COUNTERS`.
-    pub const COUNT: usize = Self::DroppedNoRoute as usize + 1;
+    pub const COUNT: usize = Self::DroppedMartian as usize + 1;
 
     /// The name in metrics and tables.
     pub const fn name(self) -> &'static str {
@@ -106,6 +109,7 @@ impl Outcome {
             Self::DroppedFlowTable => "dropped_flow_table",
             Self::DroppedRewrite => "dropped_rewrite",
             Self::DroppedNoRoute => "dropped_no_route",
+            Self::DroppedMartian => "dropped_martian",
         }
     }
 }

@@ -10,12 +10,12 @@ use crate::{
     maps::{config, count},
     packet::{Packet, Transport},
     place::Place,
-    skb::{Action, ETHERNET, NEXT, Skb},
+    skb::{Action, ETHERNET, Failed, NEXT, Skb},
 };
 use datapath_common::{ConfigFlags, FlowFlags, Outcome, Route};
 
-/// On a packet that we send out of the uplink: [`Hook::ToUplink`] has nothing left to do. The
-/// kernel clears it when the packet leaves the node's network namespace.
+/// On a packet that we send out of the uplink, or let arrive by it: the programs there have nothing
+/// left to do. The kernel clears it when the packet leaves the node's network namespace.
 pub(crate) const MARK: u32 = 0x000d_a7a0;
 
 /// How a packet leaves the program.
@@ -27,7 +27,7 @@ enum Way {
     Pod(u32),
     /// Out of a device to a neighbour.
     Neighbour(u32, datapath_common::Addr),
-    /// In by a device, as if it had come from there.
+    /// In by an uplink, as if it had come from there.
     Arrive(u32),
 }
 
@@ -97,8 +97,14 @@ fn way(packet: &Packet, skb: Skb, hook: Hook, place: Place) -> Result<Way, Outco
         }
         _ if incoming && !source_changed => Way::Stack,
         _ => {
+            // A host's packet is routed as if it had come by the uplink: loopback forwards none.
+            let from = if hook == Hook::ToUplink {
+                config().ok_or(Outcome::DroppedNoRoute)?.uplink
+            } else {
+                skb.device()
+            };
             let (device, next_hop) =
-                skb.route(&packet.to.src, &packet.to.dst).ok_or(Outcome::DroppedNoRoute)?;
+                skb.route(from, &packet.to.src, &packet.to.dst).ok_or(Outcome::DroppedNoRoute)?;
             Way::Neighbour(device, next_hop)
         }
     })
@@ -164,16 +170,18 @@ fn send(packet: &mut Packet, skb: Skb, way: Way, translated: bool) -> Result<Act
             skb.set_mark(MARK);
             skb.redirect_neighbour(device, &next_hop)
         }
-        Way::Arrive(device) => {
-            arrive(skb)?;
-            skb.redirect_in(device)
-        }
+        Way::Arrive(device) => arrive(skb, device).map_err(|Failed| Outcome::DroppedRewrite)?,
     })
 }
 
-/// Addresses the frame to the uplink, which takes only frames to its own MAC address.
+/// Lets the packet arrive by `device`, an uplink; for the loopback device, which takes no packet
+/// that was not sent through it, by the uplink with the node's address.
 #[inline(always)]
-fn arrive(skb: Skb) -> Result<(), Outcome> {
-    let config = config().ok_or(Outcome::DroppedRewrite)?;
-    skb.store(0, &config.uplink_mac, 0).map_err(|_| Outcome::DroppedRewrite)
+pub(crate) fn arrive(skb: Skb, device: u32) -> Result<Action, Failed> {
+    const LOOPBACK: u32 = 1;
+    let config = config().ok_or(Failed)?;
+    // The uplink takes only frames to its own MAC address.
+    skb.store(0, &config.uplink_mac, 0)?;
+    skb.set_mark(MARK);
+    Ok(skb.redirect_in(if device == LOOPBACK { config.uplink } else { device }))
 }

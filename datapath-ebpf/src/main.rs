@@ -23,7 +23,7 @@ use aya_ebpf::{
     macros::{cgroup_sock_addr, classifier},
     programs::{SockAddrContext, TcContext},
 };
-use datapath_common::{FlowFlags, FrontendKey, Outcome};
+use datapath_common::{ConfigFlags, FlowFlags, FrontendKey, Outcome};
 use hook::Hook;
 use packet::{Packet, Transport};
 use place::Place;
@@ -42,6 +42,9 @@ pub(crate) fn to_pod(context: TcContext) -> Action {
 
 #[classifier]
 pub(crate) fn from_uplink(context: TcContext) -> Action {
+    if Skb::new(&context).mark() == forward::MARK {
+        return NEXT;
+    }
     run(&context, Hook::FromUplink)
 }
 
@@ -125,6 +128,9 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
         maps::count(Outcome::Passed);
         return Ok(NEXT);
     }
+    if hook == Hook::FromUplink && is_martian(packet) {
+        return Err(Outcome::DroppedMartian);
+    }
     match packet.transport {
         Transport::Whole | Transport::Later => flow::lookup(packet, skb),
         Transport::IcmpError => icmp::lookup(skb.raw(), packet, hook)?,
@@ -158,6 +164,14 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
     keep_in(packet, place)?;
     maps::count(Outcome::Passed);
     Ok(NEXT)
+}
+
+/// Whether the packet carries an address of this node as its source, though it comes from the wire.
+/// The kernel keeps such packets out itself (RFC 1812, 5.3.8), unless we have asked it not to.
+#[inline(always)]
+fn is_martian(packet: &Packet) -> bool {
+    maps::config().is_some_and(|config| config.flags.has(ConfigFlags::LOOPBACK))
+        && matches!(Place::of(&packet.tuple.src), Place::Host(_))
 }
 
 /// Keeps what is addressed to a service, but served by none, from being routed out of the node.

@@ -2,6 +2,7 @@
 //! 3 code 3, ICMPv6 type 1 code 4), for every protocol.
 
 use crate::{
+    forward,
     hook::Hook,
     packet::{Ipv4, Ipv6, Packet, Transport},
     skb::{Action, DROP, ETHERNET, Failed, Skb},
@@ -43,7 +44,7 @@ struct Error6 {
 pub(crate) fn reject(
     context: *mut aya_ebpf::bindings::__sk_buff,
     packet: &mut Packet,
-    arrive: u32,
+    arrives: u32,
 ) -> Action {
     let skb = Skb::from_raw(context);
     let built = match (packet.transport, packet.tuple.protocol, packet.tuple.dst.is_v4()) {
@@ -53,11 +54,14 @@ pub(crate) fn reject(
         (Transport::Whole | Transport::Other, _, false) => ipv6::<12>(packet, skb),
         _ => Err(Failed),
     };
-    match built.and_then(|()| turn_round(skb)) {
-        Ok(()) if arrive != 0 => skb.redirect_in(skb.device()),
-        Ok(()) => skb.redirect_out(skb.device()),
-        Err(Failed) => DROP,
-    }
+    let sent = built.and_then(|()| {
+        if arrives == 0 {
+            turn_round(skb)?;
+            return Ok(skb.redirect_out(skb.device()));
+        }
+        forward::arrive(skb, skb.device())
+    });
+    sent.unwrap_or(DROP)
 }
 
 /// How [`reject`] sends the error on: a host client's comes in by the uplink.

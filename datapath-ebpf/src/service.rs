@@ -52,7 +52,7 @@ pub(crate) fn node_port(key: &FrontendKey) -> Option<&'static Frontend> {
 /// Where a client is, which decides between the lists of a frontend and about its source address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Client {
-    /// The local detector knows its address.
+    /// A pod of this node whose address the local detector knows.
     Pod,
     /// A process in the node's own network namespace.
     Host,
@@ -67,7 +67,9 @@ impl Client {
         if hook == Hook::ToUplink {
             return Self::Host;
         }
-        let detects = config().is_some_and(|c| c.flags.has(ConfigFlags::LOCAL_DETECTOR));
+        // A pod of another node is a client from outside: for it, the local endpoints count.
+        let detects = hook == Hook::FromPod
+            && config().is_some_and(|c| c.flags.has(ConfigFlags::LOCAL_DETECTOR));
         if detects && longest_prefix::<_, _, u8>(&LOCAL_CLIENTS, &LpmKey::host(*src)).is_some() {
             return Self::Pod;
         }

@@ -150,16 +150,17 @@ impl Skb {
         check(unsafe { helpers::bpf_skb_adjust_room(self.0, length, BPF_ADJ_ROOM_MAC, 0) })
     }
 
-    /// Asks the node's routing table where a packet to `dst` goes: the device and the next hop.
+    /// Asks the node's routing table where a packet that came by `device` and goes to `dst` is sent:
+    /// the device and the next hop.
     #[inline(always)]
-    pub(crate) fn route(self, src: &Addr, dst: &Addr) -> Option<(u32, Addr)> {
+    pub(crate) fn route(self, device: u32, src: &Addr, dst: &Addr) -> Option<(u32, Addr)> {
         let mut params = MaybeUninit::<aya_ebpf::bindings::bpf_fib_lookup>::zeroed();
         let fields = params.as_mut_ptr();
         let v4 = dst.is_v4();
         // SAFETY: plain writes into our own zeroed struct, of which all bytes are initialised.
         unsafe {
             (*fields).family = family(v4) as u8;
-            (*fields).ifindex = self.device();
+            (*fields).ifindex = device;
             if v4 {
                 (*fields).__bindgen_anon_3.ipv4_src = src.v4_word();
                 (*fields).__bindgen_anon_4.ipv4_dst = dst.v4_word();

@@ -418,6 +418,33 @@ fn a_host_reaches_a_service_of_its_own_network() {
 }
 
 #[test]
+fn a_host_reaches_its_own_node_port() {
+    let Some(mut node) = reference() else { return };
+    node.configure(ConfigFlags::NATIVE_ROUTING.with(ConfigFlags::LOOPBACK));
+    node.service(20, ("0.0.0.0", 30_080, TCP), &[("10.10.3.6", 8080)]);
+    tell(
+        &mut node,
+        "through the hook on the loopback device",
+        &[
+            (
+                TO_UPLINK,
+                "172.18.0.3:40000 > 172.18.0.3:30080 tcp S",
+                Redirect,
+                "172.18.0.3:40000 > 10.10.3.6:8080 tcp S ttl=63",
+            ),
+            (
+                FROM_POD,
+                "10.10.3.6:8080 > 172.18.0.3:40000 tcp SA",
+                Redirect,
+                "172.18.0.3:30080 > 172.18.0.3:40000 tcp SA",
+            ),
+            (FROM_UPLINK, "172.18.0.3:40000 > 172.18.0.3:22 tcp S", Drop, ""),
+        ],
+    );
+    assert_eq!(node.count(Outcome::DroppedMartian), 1);
+}
+
+#[test]
 fn clients_from_outside_are_masqueraded() {
     let Some(mut node) = reference() else { return };
     for (sent, backend, gateway) in [
