@@ -118,6 +118,10 @@ fn what_somebody_removes_is_repaired_and_counted() {
         assert_eq!((repairs.pins, repairs.links, repairs.entries), (16, 10, 0));
         assert_eq!(sandbox.programs_on(&device).len(), 2);
 
+        cleanup(&options).expect("cleanup beside a live agent");
+        datapath.attach_uplink(&device).expect("an agent that attaches again before it looks");
+        assert_eq!(datapath.ensure().expect("ensure").links, 10, "counts that too");
+
         fs::remove_dir_all(&root).expect("remove the folder");
         let repairs = datapath.ensure().expect("ensure");
         assert_eq!((repairs.pins, repairs.links), (16 + 10, 0));
@@ -151,6 +155,26 @@ fn cleanup_leaves_nothing() {
         assert_eq!(removed.len(), 16 + 2, "{removed:?}");
         assert!(!sandbox.run("tc qdisc show dev veth0").contains("clsact"));
         assert!(cleanup(&options).expect("cleanup of nothing").is_empty());
+    });
+}
+
+#[test]
+fn a_bpf_file_system_is_mounted_and_unmounted_again() {
+    in_sandbox(|sandbox| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let bpffs = folder.path().join("bpf");
+        let options = Options { bpffs: bpffs.clone(), ..sandbox.options() };
+        drop(Datapath::load(&options).expect("load"));
+        assert!(bpffs.join("v1/maps/CONFIG").exists());
+        drop(Datapath::load(&options).expect("load again, on the same mount"));
+        let removed = cleanup(&options).expect("cleanup");
+        assert_eq!(removed.len(), 16 + 1, "{removed:?}");
+        assert!(!bpffs.exists());
+
+        let options = Options { bpffs: "/proc".into(), ..sandbox.options() };
+        let error = Datapath::load(&options).expect_err("must not hide what is there");
+        assert!(matches!(error, Error::NoBpffs { .. }), "{error}");
+        assert!(Path::new("/proc/self/status").exists());
     });
 }
 

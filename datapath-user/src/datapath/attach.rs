@@ -55,12 +55,14 @@ pub(super) struct Attachments {
     tcx: bool,
     /// Filters of an agent that used no links have been looked for.
     filters_checked: bool,
+    /// Repairs that nobody has been told of yet.
+    repaired: u32,
     all: BTreeMap<PathBuf, Attachment>,
 }
 
 impl Attachments {
     pub(super) fn new(layout: Layout, tcx: bool) -> Self {
-        Self { layout, tcx, filters_checked: false, all: BTreeMap::new() }
+        Self { layout, tcx, filters_checked: false, repaired: 0, all: BTreeMap::new() }
     }
 
     /// Attaches `pair` of programs to a device.
@@ -146,7 +148,7 @@ impl Attachments {
     }
 
     /// Attaches again what is no longer attached, pins again what is no longer pinned, forgets
-    /// devices that are gone.
+    /// devices that are gone. What was found and attached again since the last time counts too.
     pub(super) fn ensure(&mut self, programs: &Programs) -> Result<Repairs, Error> {
         let mut repairs = Repairs::default();
         let gone = |target: &Target| match target {
@@ -162,20 +164,19 @@ impl Attachments {
         for (pin, attachment) in &self.all {
             let program = info_of_program(programs, attachment.program)?.id;
             if !is_attached(attachment, program)? {
-                detached.push(pin.clone());
+                detached.push((attachment.program, attachment.target.clone()));
             } else if let Holder::Link(fd) = &attachment.holder {
                 repairs.pins += u32::from(pin_again(fd, pin)?);
             }
         }
-        for pin in detached {
-            if let Some(Attachment { program, target, .. }) = self.all.remove(&pin) {
-                match self.attach(programs, program, target) {
-                    // It went at this very moment.
-                    Err(Error::NoDevice(_)) => {}
-                    result => result.map(|()| repairs.links += 1)?,
-                }
+        for (program, target) in detached {
+            match self.attach(programs, program, target) {
+                // It went at this very moment.
+                Err(Error::NoDevice(_)) => {}
+                result => result?,
             }
         }
+        repairs.links = std::mem::take(&mut self.repaired);
         Ok(repairs)
     }
 
@@ -190,10 +191,12 @@ impl Attachments {
             Target::Cgroup { .. } => (CGROUP, true),
         };
         let pin = self.layout.link(program, place);
-        if let Some(done) = self.all.get(&pin)
-            && done.target == target
-            && is_attached(done, info_of_program(programs, program)?.id)?
-        {
+        let known = self.all.get(&pin).filter(|known| known.target == target);
+        let lost = match known {
+            Some(known) => !is_attached(known, info_of_program(programs, program)?.id)?,
+            None => false,
+        };
+        if known.is_some() && !lost {
             return Ok(());
         }
         let holder = if link {
@@ -202,6 +205,7 @@ impl Attachments {
             attach_filter(programs, program, &target, &pin)?
         };
         tracing::debug!(program, place, link, "attached");
+        self.repaired += u32::from(lost);
         self.all.insert(pin, Attachment { program, target, holder });
         Ok(())
     }
@@ -394,7 +398,8 @@ fn pin_again(link: &OwnedFd, pin: &Path) -> Result<bool, Error> {
     match open_link(pin)? {
         Some((_, found)) if found.id == ours.id => return Ok(false),
         Some(_) => fs::remove_file(pin).map_err(what())?,
-        None => {}
+        // Whoever removed the pin may have removed its folder.
+        None => pin.parent().map_or(Ok(()), fs::create_dir_all).map_err(what())?,
     }
     sys::pin(link.as_fd(), pin).map_err(what())?;
     Ok(true)

@@ -6,7 +6,10 @@ use super::{
     pin::{MOUNT_SOURCE, OWN_CGROUP2, mounts},
 };
 use nix::mount::{MntFlags, umount2};
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 /// Removes every program, link, map, filter, folder and mount of ours from this network namespace and
 /// from [`Options::bpffs`], whether or not an agent runs. Pins of other versions go too. Returns a
@@ -65,13 +68,19 @@ fn remove_folder(folder: &Path) -> Result<(), Error> {
     }
 }
 
+/// Whether a BPF file system holds nothing but the two files that the kernel puts there.
+fn is_unused(root: &Path) -> Result<bool, Error> {
+    let by_kernel = |path: &PathBuf| path.ends_with("maps.debug") || path.ends_with("progs.debug");
+    Ok(entries(root)?.iter().all(by_kernel))
+}
+
 /// Unmounts what we mounted: the BPF file system, unless others have put something there, and the
 /// cgroup2 hierarchy, which stays in being elsewhere.
 fn unmount(options: &Options, lines: &mut Vec<String>) -> Result<(), Error> {
     for mount in mounts()?.into_iter().filter(|mount| mount.source == MOUNT_SOURCE) {
         let target = &mount.target;
         let ours = match mount.kind.as_str() {
-            "bpf" => options.bpffs.starts_with(target) && entries(target)?.is_empty(),
+            "bpf" => options.bpffs.starts_with(target) && is_unused(target)?,
             "cgroup2" => target == Path::new(OWN_CGROUP2),
             _ => false,
         };

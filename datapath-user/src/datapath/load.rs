@@ -102,6 +102,10 @@ pub(super) fn load(options: &Options, layout: &Layout) -> Result<Programs, Error
     let mut loader = EbpfLoader::new();
     // The programs follow no kernel structure: nothing is relocated against the kernel's types.
     loader.btf(None).override_global("CSUM_IPV6", &csum_ipv6, false);
+    if !options.log_datapath {
+        // Programs that were built with their log must not fill it for nobody.
+        loader.override_global(aya_log::LEVEL, &0_u8, false);
+    }
     for (name, entries) in &options.map_entries {
         loader.map_max_entries(name, *entries);
     }

@@ -24,7 +24,7 @@ type Messages = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAd
 /// address and routes.
 const COALESCE: Duration = Duration::from_millis(5);
 /// How often everything is listed again, in case a message was lost.
-const RESYNC: Duration = Duration::from_secs(60);
+const RESYNC: Duration = Duration::from_mins(1);
 /// How long the kernel may take to remove what it does not tell of: it tells that a device is down
 /// before it drops the routes.
 const SETTLE: Duration = Duration::from_millis(200);
