@@ -173,7 +173,7 @@ pub enum LogFormat {
 #[derive(Debug, Args)]
 #[command(next_line_help = true)]
 pub struct AgentArgs {
-    /// This node's name in the cluster; else $NODE_NAME, else the host's name.
+    /// This node's name in the cluster; else `$NODE_NAME`, else the host's name.
     #[arg(long, env = "DATAPATH_NODE_NAME")]
     node_name: Option<String>,
     /// How to reach the API server; else the pod's service account, else the kubelet's file.
@@ -262,7 +262,7 @@ pub struct AgentArgs {
     /// Attach with clsact filters even where the kernel has tcx links.
     #[arg(long, env = "DATAPATH_FORCE_CLSACT")]
     force_clsact: bool,
-    /// The DaemonSet that we are part of: when it is gone, an agent that is told to end removes
+    /// The `DaemonSet` that we are part of: when it is gone, an agent that is told to end removes
     /// everything from its node.
     #[arg(long, value_name = "NAME", env = "DATAPATH_DAEMONSET")]
     daemonset: Option<String>,

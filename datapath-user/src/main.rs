@@ -10,7 +10,7 @@ use datapath_user::{
 };
 use std::{
     fs,
-    io::{self, ErrorKind, Write},
+    io::{self, ErrorKind, IsTerminal, Write},
     process::ExitCode,
 };
 use tracing_subscriber::EnvFilter;
@@ -85,8 +85,12 @@ fn cleanup(args: &CleanupArgs, out: &mut impl Write) -> Result<()> {
 }
 
 fn log_to_stderr(format: LogFormat, default: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new(default));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_unset| EnvFilter::new(format!("{default},{QUIET}")));
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr);
     match format {
         LogFormat::Text => subscriber.init(),
         LogFormat::Json => subscriber.json().init(),
@@ -100,3 +104,6 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         _ => error.downcast_ref::<io::Error>().is_some_and(of_pipe),
     }
 }
+
+/// Their failures are ours to report: the attempts behind one are many.
+const QUIET: &str = "kube_client::client::builder=off,kube_runtime::watcher=off";

@@ -33,6 +33,17 @@ pub struct KernelSettings {
     pub ports: (u16, u16),
 }
 
+/// How far the agent has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// The maps are empty.
+    Fresh,
+    /// The maps hold what an agent before left.
+    TakenOver,
+    /// The maps have been brought to the complete state once.
+    Synced,
+}
+
 /// Joins the model, the planner and the kernel.
 pub struct Controller<K> {
     kernel: K,
@@ -43,10 +54,7 @@ pub struct Controller<K> {
     saved: Option<SavedServers>,
     /// Kinds of objects that have to be listed before anything is removed.
     awaited: BTreeSet<Kind>,
-    /// Whether the maps were empty when the agent started.
-    fresh: bool,
-    /// Whether the maps have been brought to the complete state once.
-    synced: bool,
+    phase: Phase,
     /// Whether the maps must be compared as a whole.
     audit_due: bool,
     snapshot: Option<Arc<Snapshot>>,
@@ -78,8 +86,7 @@ impl<K: Kernel> Controller<K> {
             telemetry,
             saved,
             awaited: [Kind::Service, Kind::Slice, Kind::Node].into(),
-            fresh: maps.services.is_empty(),
-            synced: false,
+            phase: if maps.services.is_empty() { Phase::Fresh } else { Phase::TakenOver },
             audit_due: false,
             snapshot: None,
             snapshot_changed: false,
@@ -130,7 +137,7 @@ impl<K: Kernel> Controller<K> {
     pub fn is_due(&self) -> bool {
         let listed = self.awaited.is_empty();
         self.snapshot_changed
-            || (listed && (!self.synced || self.model.is_dirty() || self.audit_due))
+            || (listed && (!self.is_synced() || self.model.is_dirty() || self.audit_due))
     }
 
     /// Brings what is known into the kernel; whether that worked. If not, [`Self::is_due`] stays
@@ -148,7 +155,7 @@ impl<K: Kernel> Controller<K> {
             network.remove = Keys::default();
             return self.write(&network);
         }
-        let full = !self.synced;
+        let full = !self.is_synced();
         let change = self.planner.update(&self.model, &dirty);
         if full {
             self.planner.settle();
@@ -161,7 +168,7 @@ impl<K: Kernel> Controller<K> {
         };
         self.set_config();
         if full && written {
-            self.synced = true;
+            self.phase = Phase::Synced;
             self.attach();
             info!(elapsed = ?start.elapsed(), services = self.model.service_names().count(),
                 "the kernel holds what the cluster says");
@@ -172,12 +179,12 @@ impl<K: Kernel> Controller<K> {
 
     /// Has the next [`Self::apply`] compare all that the maps hold with what they should hold.
     pub fn audit(&mut self) {
-        self.audit_due |= self.synced;
+        self.audit_due |= self.is_synced();
     }
 
     /// Puts back programs that somebody detached and removes expired flows.
     pub fn maintain(&mut self) {
-        if self.synced {
+        if self.is_synced() {
             self.attach();
         }
         match self.kernel.ensure() {
@@ -222,6 +229,10 @@ impl<K: Kernel> Controller<K> {
         self.model.node(&self.planner.settings().node)
     }
 
+    fn is_synced(&self) -> bool {
+        self.phase == Phase::Synced
+    }
+
     /// Looks at the node's network anew.
     fn update_network(&mut self) -> Change {
         self.snapshot_changed = false;
@@ -234,7 +245,7 @@ impl<K: Kernel> Controller<K> {
             .collect();
         let devices = self.settings.devices.clone();
         self.view = snapshot.view(&Selection { devices, node_addresses });
-        if self.synced || !self.fresh {
+        if self.phase != Phase::Fresh {
             // On a node that works already new pods do not wait for the API server.
             self.attach();
         }
@@ -275,7 +286,7 @@ impl<K: Kernel> Controller<K> {
             }
         }
         let keep: Vec<u32> = wanted.keys().copied().collect();
-        if changed && self.synced {
+        if changed && self.is_synced() {
             match self.kernel.detach_others(&keep) {
                 Ok(0) => {}
                 Ok(links) => info!(links, "programs detached from other devices"),
@@ -350,7 +361,7 @@ impl<K: Kernel> Controller<K> {
         };
         let change = Change::between(&maps, &self.planner.tables());
         drop(maps);
-        if self.synced && !change.is_empty() {
+        if self.is_synced() && !change.is_empty() {
             let (missing, stale) = (change.put.len(), change.remove.len());
             debug!(missing, stale, "the maps differed from what they should hold");
             self.telemetry.repaired("missing_entry", missing as u64);

@@ -250,7 +250,7 @@ const DEBOUNCE: Duration = Duration::from_millis(5);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// How often the maps are compared with what they should hold.
-const AUDIT: Duration = Duration::from_secs(60);
+const AUDIT: Duration = Duration::from_mins(1);
 
 /// How often attachments are checked and expired flows removed.
 const MAINTENANCE: Duration = Duration::from_secs(10);

@@ -108,12 +108,12 @@ impl Telemetry {
     pub fn health(&self, healthz: bool) -> ProxyHealth {
         let now = timestamp(SystemTime::now());
         let state = self.state();
-        let (healthy, eligible) = (state.is_healthy(), state.eligible);
+        let (fine, eligible) = (state.is_healthy(), state.eligible);
         let last = state.updated.values().max();
-        let status = state.updated.iter().map(|(family, updated)| {
-            (family.name(), FamilyHealth { last_updated: timestamp(*updated), healthy })
+        let families = state.updated.iter().map(|(family, updated)| {
+            (family.name(), FamilyHealth { last_updated: timestamp(*updated), healthy: fine })
         });
-        let good = healthy && (!healthz || eligible);
+        let good = fine && (!healthz || eligible);
         self.metrics.asked(healthz, good);
         ProxyHealth {
             // As kube-proxy: "now" while all is well, for clients of old.
@@ -124,8 +124,8 @@ impl Telemetry {
             },
             current_time: now,
             node_eligible: healthz.then_some(eligible),
-            healthy,
-            status: status.collect(),
+            healthy: fine,
+            status: families.collect(),
         }
     }
 
@@ -150,4 +150,4 @@ fn timestamp(time: SystemTime) -> String {
 }
 
 /// How long something may wait to be applied before that is a fault (kube-proxy: two sync periods).
-const HEALTH_TIME: Duration = Duration::from_secs(60);
+const HEALTH_TIME: Duration = Duration::from_mins(1);

@@ -253,12 +253,12 @@ impl Document<'_> {
         match kind.strip_suffix("List") {
             Some("") => {
                 for item in self.parse::<Items<serde_json::Value>>()?.items {
-                    self.item(item, names, events)?;
+                    self.item(&item, names, events)?;
                 }
             }
             Some(kind) => {
                 for item in self.parse::<Items<serde_json::Value>>()?.items {
-                    self.typed_item(kind, item, names, events)?;
+                    self.typed_item(kind, &item, names, events)?;
                 }
             }
             None => match kind.as_str() {
@@ -279,18 +279,18 @@ impl Document<'_> {
 
     fn item(
         &self,
-        item: serde_json::Value,
+        item: &serde_json::Value,
         names: &mut Names,
         events: &mut Vec<Event>,
     ) -> Result<(), Unreadable> {
-        let kind = item["kind"].as_str().unwrap_or_default().to_owned();
-        self.typed_item(&kind, item, names, events)
+        let kind = item["kind"].as_str().unwrap_or_default();
+        self.typed_item(kind, item, names, events)
     }
 
     fn typed_item(
         &self,
         kind: &str,
-        item: serde_json::Value,
+        item: &serde_json::Value,
         names: &mut Names,
         events: &mut Vec<Event>,
     ) -> Result<(), Unreadable> {
@@ -300,19 +300,19 @@ impl Document<'_> {
         };
         match kind {
             "Service" => {
-                let object = core::Service::deserialize(&item).map_err(wrong)?;
+                let object = core::Service::deserialize(item).map_err(wrong)?;
                 events.push(Event::Service(convert::service(&object)));
             }
             "EndpointSlice" => {
-                let object = discovery::EndpointSlice::deserialize(&item).map_err(wrong)?;
+                let object = discovery::EndpointSlice::deserialize(item).map_err(wrong)?;
                 events.extend(convert::slice(&object, names).map(Event::Slice));
             }
             "Node" => {
-                let object = core::Node::deserialize(&item).map_err(wrong)?;
+                let object = core::Node::deserialize(item).map_err(wrong)?;
                 events.push(Event::Node(convert::node(&object, names)));
             }
             "ServiceCIDR" => {
-                let object = networking::ServiceCIDR::deserialize(&item).map_err(wrong)?;
+                let object = networking::ServiceCIDR::deserialize(item).map_err(wrong)?;
                 events.push(Event::ServiceCidr(convert::service_cidr(&object)));
             }
             _ => {}

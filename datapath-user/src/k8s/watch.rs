@@ -31,7 +31,13 @@ pub enum News {
 /// Watches everything that the model holds. The tasks live as long as the returned set.
 pub fn watch(client: &Client, news: &mpsc::Sender<News>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    let follow = |kind| Follow { kind, news: news.clone(), seen: HashSet::new(), failing: false };
+    let follow = |kind| Follow {
+        kind,
+        news: news.clone(),
+        seen: HashSet::new(),
+        failing: None,
+        given_up: false,
+    };
     tasks.spawn(follow(Kind::Service).run(
         Api::<core::Service>::all(client.clone()),
         |object: &core::Service| convert::namespaced(&object.metadata),
@@ -65,8 +71,10 @@ struct Follow {
     news: mpsc::Sender<News>,
     /// Objects of the list that is under way.
     seen: HashSet<ObjectName>,
-    /// Whether the last attempt failed.
-    failing: bool,
+    /// Since when attempts fail.
+    failing: Option<Instant>,
+    /// Whether the others have been told not to wait.
+    given_up: bool,
 }
 
 /// Why a watch was given up.
@@ -125,8 +133,8 @@ impl Follow {
                         _ => deadline = deadline.map(|_| Instant::now() + LIST_TIME),
                     }
                     delay = FIRST_DELAY;
-                    if self.failing {
-                        self.failing = false;
+                    self.given_up = false;
+                    if self.failing.take().is_some() {
                         info!(kind = ?self.kind, "watching again");
                     }
                     if self.report(event, name, convert).await.is_err() {
@@ -142,8 +150,10 @@ impl Follow {
                     if self.failed(&error, code).await.is_err() {
                         return End::Closed;
                     }
-                    sleep(if is_refusal(code) { REFUSED_DELAY } else { delay }).await;
-                    delay = (delay * 2).min(LAST_DELAY);
+                    sleep(delay).await;
+                    // ServiceCIDRs are a recent kind that older roles do not know of.
+                    let optional = self.kind == Kind::ServiceCidr && is_refusal(code);
+                    delay = (delay * 2).min(if optional { OPTIONAL_DELAY } else { LAST_DELAY });
                 }
                 None => stream = watcher(api.clone(), Config::default()).boxed(),
             }
@@ -181,23 +191,39 @@ impl Follow {
         self.news.send(News::Event(event)).await
     }
 
-    /// Logs the first failure of a row.
+    /// Logs the first failure of a row. Refusals that last make others not wait; a server that is
+    /// just starting refuses everybody for a moment.
     async fn failed(
         &mut self,
         error: &watcher::Error,
         code: Option<u16>,
     ) -> Result<(), mpsc::error::SendError<News>> {
         let kind = self.kind;
-        if code == Some(410) || self.failing {
-            debug!(?kind, %error, "watch failed");
+        if code == Some(410) {
+            debug!(?kind, "the watch has expired; listing again");
             return Ok(());
         }
-        self.failing = true;
-        warn!(?kind, %error, "watch failed; what is known stays in force, trying again");
-        if is_refusal(code) {
+        let since = *self.failing.get_or_insert_with(|| {
+            warn!(?kind, error = reason(error), "watch failed; what is known stays, trying again");
+            Instant::now()
+        });
+        if is_refusal(code) && since.elapsed() > PATIENCE && !self.given_up {
+            self.given_up = true;
+            warn!(?kind, error = reason(error), "going on without these objects");
             self.news.send(News::Unavailable(kind)).await?;
         }
         Ok(())
+    }
+}
+
+/// What went wrong, without the server's whole answer.
+fn reason(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 
@@ -224,8 +250,10 @@ fn is_refusal(code: Option<u16>) -> bool {
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LAST_DELAY: Duration = Duration::from_secs(5);
 
-/// Pause after a refusal.
-const REFUSED_DELAY: Duration = Duration::from_secs(60);
+const OPTIONAL_DELAY: Duration = Duration::from_mins(1);
+
+/// How long refusals may last until others no longer wait.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Longest pause between two objects of a streaming list.
 const LIST_TIME: Duration = Duration::from_secs(20);

@@ -104,7 +104,7 @@ impl Planner {
     /// Gives up numbers of the run before for what has not been seen by now. To be called once,
     /// when the model is complete.
     pub fn settle(&mut self) {
-        self.numbers.settle(self.services.values());
+        self.numbers.settle(&self.services.values().collect::<Vec<_>>());
     }
 
     /// All that the maps should hold.

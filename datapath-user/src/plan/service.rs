@@ -20,8 +20,8 @@ pub(super) struct Numbers {
     lists: Ids,
     old_services: HashMap<[u8; 192], u32>,
     old_backends: HashMap<(u32, Addr, Be16), u32>,
-    /// By contents, and whether they have entries in `MEMBERS`.
-    old_lists: HashMap<(Vec<u32>, bool), Vec<u32>>,
+    /// By contents; with each, whether it has entries in `MEMBERS`.
+    old_lists: HashMap<Vec<u32>, Vec<(u32, bool)>>,
 }
 
 impl Numbers {
@@ -32,12 +32,12 @@ impl Numbers {
             lists.entry(slot.list).or_default().push((slot.index, *backend));
         }
         let with_members: HashSet<u32> = maps.members.iter().map(|member| member.list).collect();
-        let mut old_lists: HashMap<_, Vec<u32>> = HashMap::new();
+        let mut old_lists: HashMap<_, Vec<_>> = HashMap::new();
         let used = lists.keys().copied().chain(with_members.iter().copied()).collect();
         for (id, mut slots) in lists {
             slots.sort_unstable();
             let contents = slots.into_iter().map(|(_, backend)| backend).collect();
-            old_lists.entry((contents, with_members.contains(&id))).or_default().push(id);
+            old_lists.entry(contents).or_default().push((id, with_members.contains(&id)));
         }
         Self {
             services: Ids::new(maps.services.keys().copied().collect()),
@@ -54,11 +54,11 @@ impl Numbers {
     }
 
     /// Forgets numbers of the run before that `services` do not use.
-    pub(super) fn settle<'a>(&mut self, services: impl Iterator<Item = &'a ServiceState> + Clone) {
+    pub(super) fn settle(&mut self, services: &[&ServiceState]) {
         self.old_services = HashMap::new();
         self.old_backends = HashMap::new();
         self.old_lists = HashMap::new();
-        let ports = || services.clone().flat_map(|service| &service.ports);
+        let ports = || services.iter().flat_map(|service| &service.ports);
         self.services.retain(ports().map(|port| port.id).collect());
         let backends = ports().flat_map(|port| &port.backends);
         self.backends.retain(backends.map(|(_, id)| *id).collect());
@@ -73,8 +73,11 @@ impl Numbers {
         self.old_backends.remove(&(service, addr, port)).unwrap_or_else(|| self.backends.take())
     }
 
-    fn list(&mut self, contents: Vec<u32>, members: bool) -> u32 {
-        let old = self.old_lists.get_mut(&(contents, members)).and_then(Vec::pop);
+    fn list(&mut self, contents: &[u32], members: bool) -> u32 {
+        let old = self.old_lists.get_mut(contents).and_then(|lists| {
+            let index = lists.iter().position(|(_, with_members)| *with_members == members)?;
+            Some(lists.swap_remove(index).0)
+        });
         old.unwrap_or_else(|| self.lists.take())
     }
 }
@@ -288,16 +291,15 @@ fn next_lists(
         let same = old
             .iter()
             .position(|list| list.key == key && list.members == members && list.backends == ids);
-        next.push(match same {
-            Some(index) => old.swap_remove(index),
-            None => {
-                let id = numbers.list(ids.clone(), members);
-                let list = List { key, id, members, backends: ids };
-                change.put.slots.extend(list.slots());
-                change.put.members.extend(list.members());
-                list
-            }
-        });
+        if let Some(index) = same {
+            next.push(old.swap_remove(index));
+            continue;
+        }
+        let id = numbers.list(&ids, members);
+        let list = List { key, id, members, backends: ids };
+        change.put.slots.extend(list.slots());
+        change.put.members.extend(list.members());
+        next.push(list);
     }
     for list in old {
         list.remove(numbers, change);

@@ -464,12 +464,16 @@ fn numbers_survive_a_restart() {
         ]
     };
     let mut first = Model::default();
-    events().into_iter().for_each(|event| first.apply(event));
+    for event in events() {
+        first.apply(event);
+    }
     let mut planner = Planner::new(Settings::new("n1"), &Tables::default());
     planner.update(&first, &first.clone_dirty());
     let before = planner.tables();
     let mut second = Model::default();
-    events().into_iter().rev().for_each(|event| second.apply(event));
+    for event in events().into_iter().rev() {
+        second.apply(event);
+    }
     let mut again = Planner::new(Settings::new("n1"), &before);
     again.update(&second, &second.clone_dirty());
     again.settle();
