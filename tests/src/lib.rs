@@ -19,6 +19,7 @@ pub mod service;
 pub mod source;
 pub mod space;
 pub mod state;
+pub mod suite;
 pub mod topology;
 pub mod tour;
 mod wire;

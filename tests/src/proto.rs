@@ -120,7 +120,7 @@ pub enum Outcome {
     /// The result of [`Op::Ask`], [`Op::Again`] or [`Op::Transfer`].
     Verdict(Verdict),
     /// How often each verdict came.
-    Counts(BTreeMap<Verdict, u32>),
+    Counts(Vec<(Verdict, u32)>),
     /// A kept socket or a running load.
     Handle(u64),
     /// The report of a load.

@@ -180,7 +180,7 @@ impl Space {
     pub fn spread(&self, ask: &Ask, times: u32) -> Result<BTreeMap<Verdict, u32>> {
         let patience = Duration::from_millis(ask.timeout_ms) * times;
         match self.call(Op::Spread { ask: ask.clone(), times }, patience)? {
-            Outcome::Counts(counts) => Ok(counts),
+            Outcome::Counts(counts) => Ok(counts.into_iter().collect()),
             other => bail!("unexpected outcome {other:?}"),
         }
     }
@@ -245,12 +245,17 @@ pub struct Socket {
 impl Socket {
     /// Asks again over the same socket.
     pub fn ask(&self, query: &str) -> Result<Verdict> {
+        self.ask_within(query, TIMEOUT)
+    }
+
+    /// Asks again and waits this long.
+    pub fn ask_within(&self, query: &str, timeout: Duration) -> Result<Verdict> {
         let op = Op::Again {
             handle: self.handle,
             query: query.to_owned(),
-            timeout_ms: TIMEOUT.as_millis() as u64,
+            timeout_ms: timeout.as_millis() as u64,
         };
-        match self.space.call(op, TIMEOUT)? {
+        match self.space.call(op, timeout)? {
             Outcome::Verdict(verdict) => Ok(verdict),
             other => bail!("unexpected outcome {other:?}"),
         }

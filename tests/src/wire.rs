@@ -24,6 +24,11 @@ const NODE: [(&str, &str); 3] = [
     ("net/ipv4/conf/all/rp_filter", "1"),
 ];
 
+/// Settings of the client outside: a node that passes a packet on to another node on the same network
+/// advises the client to go there directly, which would lead past the translation.
+const CLIENT: [(&str, &str); 2] =
+    [("net/ipv4/conf/all/accept_redirects", "0"), ("net/ipv4/conf/default/accept_redirects", "0")];
+
 /// Makes the bridge that is the node network and its gateway.
 pub(crate) fn bridge(space: &Space) -> Result<()> {
     settings(space, &COMMON)?;
@@ -58,6 +63,7 @@ pub(crate) fn node(space: &Space, bridge: &Space, spec: &NodeSpec) -> Result<()>
 /// Connects the client outside the cluster to the node network.
 pub(crate) fn outside(space: &Space, bridge: &Space) -> Result<()> {
     settings(space, &COMMON)?;
+    settings(space, &CLIENT)?;
     space.ip(&uplink(bridge, space.name(), OUTSIDE_ADDRESS))?;
     attach(bridge, space.name())
 }

@@ -41,13 +41,11 @@ pub fn run(name: &str) -> Result<()> {
 
 /// Writes one reply. Nobody listens any more when that fails: standard input ends as well then.
 fn send(id: u64, outcome: Outcome) {
-    let reply = Reply { id, outcome };
-    if let Ok(mut line) = serde_json::to_vec(&reply) {
-        line.push(b'\n');
-        let mut out = stdout().lock();
-        if out.write_all(&line).is_ok() {
-            out.flush().ok();
-        }
+    let mut line = serde_json::to_vec(&Reply { id, outcome }).expect("replies can be written");
+    line.push(b'\n');
+    let mut out = stdout().lock();
+    if out.write_all(&line).is_ok() {
+        out.flush().ok();
     }
 }
 
@@ -91,7 +89,9 @@ impl State {
                 Outcome::Done
             }
             Op::Ask(ask) => Outcome::Verdict(probe::ask(&ask)),
-            Op::Spread { ask, times } => Outcome::Counts(probe::spread(&ask, times)),
+            Op::Spread { ask, times } => {
+                Outcome::Counts(probe::spread(&ask, times).into_iter().collect())
+            }
             Op::Open(ask) => match Kept::open(&ask) {
                 Ok(kept) => Outcome::Handle(self.keep(kept)),
                 Err(verdict) => Outcome::Verdict(verdict),

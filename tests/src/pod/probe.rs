@@ -11,6 +11,8 @@ use std::{
 /// The longest pause inside a long transfer before it counts as broken: an interruption of the
 /// network must not pass as slowness.
 const STALL: Duration = Duration::from_secs(5);
+/// Timeouts after which a series of requests ends.
+const MAX_TIMEOUTS: u32 = 3;
 
 impl From<io::Error> for Verdict {
     fn from(error: io::Error) -> Self {
@@ -33,11 +35,14 @@ pub(super) fn ask(ask: &Ask) -> Verdict {
     }
 }
 
-/// Makes the request `times` times and counts the verdicts.
+/// Makes the request `times` times and counts the verdicts; gives up where nothing comes back.
 pub(super) fn spread(request: &Ask, times: u32) -> BTreeMap<Verdict, u32> {
     let mut counts = BTreeMap::new();
     for _ in 0..times {
         *counts.entry(ask(request)).or_default() += 1;
+        if counts.get(&Verdict::Timeout).is_some_and(|timeouts| *timeouts >= MAX_TIMEOUTS) {
+            break;
+        }
     }
     counts
 }

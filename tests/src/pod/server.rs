@@ -1,8 +1,9 @@
 //! The server of every pod: says who it is and whom it sees.
 //!
 //! HTTP: `/` (name and client), `/hostname`, `/clientip` (address:port as seen), `/localaddr`,
-//! `/bytes/N/MS` (N bytes of the known pattern, spread over MS milliseconds). UDP, one datagram:
-//! `hostname`, `clientip`, `localaddr`, `echo TEXT`.
+//! `/bytes/N/MS` (N bytes of the known pattern, spread over MS milliseconds), `/length/ANYTHING`
+//! (length of the path, however long). UDP, one datagram: `hostname`, `clientip`, `localaddr`,
+//! `echo TEXT`.
 
 use super::lock;
 use crate::proto::{Proto, pattern};
@@ -129,6 +130,7 @@ fn respond(name: &str, mut stream: &TcpStream, path: &str) -> io::Result<()> {
         "/hostname" => name.to_owned(),
         "/clientip" => client.to_string(),
         "/localaddr" => unmapped(stream.local_addr()?).to_string(),
+        _ if path.starts_with("/length/") => path.len().to_string(),
         _ => match long_answer(path) {
             Some((bytes, millis)) => return send_pattern(stream, bytes, millis),
             None => return stream.write_all(&head("404 Not Found", 0)),

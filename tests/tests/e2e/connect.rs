@@ -1,0 +1,245 @@
+//! ClusterIPs: who answers, whom it sees, and how the load spreads.
+
+use crate::world::{
+    CLIENT, HOME, PATIENCE, Target, Way, World, all, answer, expect_answer, expect_rejection,
+};
+use anyhow::{Context as _, Result, ensure};
+use lab::{
+    proto::{Ask, Verdict},
+    suite::{Suite, eventually},
+    topology::Family,
+};
+use std::net::{IpAddr, SocketAddr};
+
+/// Where requests come from: name in the case, place in the lab.
+const CLIENTS: [(&str, &str); 3] =
+    [("pod", CLIENT), ("node", HOME), ("host_network_pod", "host-worker")];
+
+pub(crate) fn run(suite: &mut Suite, world: &World) {
+    for (name, place) in CLIENTS {
+        for target in &world.targets {
+            if target.backend == CLIENT && place != CLIENT {
+                continue;
+            }
+            let case = format!("clusterip::{name}_to_{}", target.place);
+            suite.case(&case, || reach(world, place, target));
+        }
+    }
+    suite.case("clusterip::every_node_to_every_node", || every_pair(world));
+    suite.case("clusterip::spreads_evenly", || spread(world));
+    suite.case("clusterip::without_endpoints_is_rejected", || {
+        rejected(world, |family| world.empty.at(family, 80))
+    });
+    if world.oracle("iptables") {
+        suite.ignore("clusterip::unserved_port_is_rejected", "iptables mode has no rule for it");
+    } else {
+        suite.case("clusterip::unserved_port_is_rejected", || {
+            rejected(world, |family| world.web.at(family, 81))
+        });
+    }
+    suite.case("clusterip::large_datagrams", || large_datagrams(world));
+    suite.case("clusterip::long_transfer", || transfer(world));
+    suite.case("clusterip::path_mtu", || path_mtu(world));
+    suite.case("pods::reach_pods_directly", || direct(world));
+}
+
+/// One client, one backend, every way and family: who answers and which source it sees.
+fn reach(world: &World, client: &str, target: &Target) -> Result<()> {
+    let space = world.space(client)?;
+    let mut checks = Vec::new();
+    for family in Family::ALL {
+        for way in Way::ALL {
+            let to = target.service.at(family, 80)?;
+            let check = expect_answer(&space, &way.ask(to, "hostname"), target.backend)
+                .and_then(|()| source(world, client, target, &way.ask(to, "clientip")));
+            checks.push(check.with_context(|| format!("{way} {family}")));
+        }
+    }
+    all(checks)
+}
+
+/// Requires that a backend sees a pod as itself, and a node as one of its own addresses.
+fn source(world: &World, client: &str, target: &Target, ask: &Ask) -> Result<()> {
+    let seen: SocketAddr = answer(&*world.space(client)?, ask)?.parse()?;
+    let home = world.lab.node(HOME)?.spec;
+    let family = if ask.to.is_ipv4() { Family::V4 } else { Family::V6 };
+    let own: Vec<IpAddr> = if client == CLIENT && target.backend != CLIENT {
+        vec![world.lab.pod(CLIENT)?.address.get(family)]
+    } else {
+        let pod = world.lab.pod(CLIENT)?.address;
+        [home.address(), home.pod(1), pod].map(|address| address.get(family)).to_vec()
+    };
+    ensure!(own.contains(&seen.ip()), "the backend sees {seen}, not one of {own:?}");
+    Ok(())
+}
+
+/// Every node's pods and processes reach a backend on every other node.
+fn every_pair(world: &World) -> Result<()> {
+    let mut checks = Vec::new();
+    for node in world.lab.nodes() {
+        for client in [node.spec.name.to_owned(), format!("web-{}-1", node.spec.short())] {
+            let space = world.space(&client)?;
+            for family in Family::ALL {
+                let ask = Way::TCP.ask(world.web.at(family, 80)?, "hostname");
+                checks.push(reaches_all(world, &space, &ask));
+            }
+        }
+    }
+    all(checks)
+}
+
+fn reaches_all(world: &World, space: &lab::space::Space, ask: &Ask) -> Result<()> {
+    let counts = space.spread(ask, 80)?;
+    for pod in world.lab.pods().iter().filter(|pod| pod.spec.name.starts_with("web-")) {
+        let verdict = Verdict::Answer(pod.spec.name.clone());
+        ensure!(counts.contains_key(&verdict), "{} never reached {verdict}", space.name());
+    }
+    let failed: Vec<_> = counts.iter().filter(|(verdict, _)| verdict.answer().is_none()).collect();
+    ensure!(failed.is_empty(), "{} to {}: {failed:?}", space.name(), ask.to);
+    Ok(())
+}
+
+/// 400 requests over 8 backends: 50 each, five standard deviations (of 6.6) either way.
+fn spread(world: &World) -> Result<()> {
+    let mut checks = Vec::new();
+    for client in [CLIENT, HOME] {
+        let space = world.space(client)?;
+        for family in Family::ALL {
+            for way in Way::ALL {
+                let counts = space.spread(&way.ask(world.web.at(family, 80)?, "hostname"), 400)?;
+                let even = counts.len() == 8 && counts.values().all(|n| (17..=83).contains(n));
+                checks.push(
+                    even.then_some(())
+                        .with_context(|| format!("{way} {family} from {client}: {counts:?}")),
+                );
+            }
+        }
+    }
+    all(checks)
+}
+
+fn rejected(world: &World, to: impl Fn(Family) -> Result<SocketAddr>) -> Result<()> {
+    let mut checks = Vec::new();
+    for client in [CLIENT, HOME] {
+        let space = world.space(client)?;
+        for family in Family::ALL {
+            // An unconnected UDP socket is not told of ICMP errors.
+            for way in [Way::TCP, Way::CONNECTED_UDP] {
+                let ask = way.ask(to(family)?, "hostname");
+                let check = expect_rejection(&space, &ask);
+                checks.push(check.with_context(|| format!("{way} {family}")));
+            }
+        }
+    }
+    all(checks)
+}
+
+/// Datagrams that travel in fragments, both ways.
+fn large_datagrams(world: &World) -> Result<()> {
+    let space = world.space(CLIENT)?;
+    let mut checks = Vec::new();
+    for target in &world.targets {
+        for family in Family::ALL {
+            for way in [Way::UDP, Way::CONNECTED_UDP] {
+                for size in [1400, 1473, 4000, 30_000] {
+                    let text = "d".repeat(size);
+                    let ask = way.ask(target.service.at(family, 80)?, &format!("echo {text}"));
+                    checks.push(
+                        answer(&space, &ask)
+                            .and_then(|echo| {
+                                ensure!(echo == text, "{} of {size} bytes came back", echo.len());
+                                Ok(())
+                            })
+                            .with_context(|| format!("{way} {family} {size} to {}", target.place)),
+                    );
+                }
+            }
+        }
+    }
+    all(checks)
+}
+
+fn transfer(world: &World) -> Result<()> {
+    let mut checks = Vec::new();
+    for client in [CLIENT, HOME] {
+        let space = world.space(client)?;
+        for target in world.targets.iter().filter(|target| target.backend != CLIENT) {
+            for family in Family::ALL {
+                let to = target.service.at(family, 80)?;
+                let verdict = space.transfer(to, 8 << 20, std::time::Duration::ZERO)?;
+                let ok = verdict.answer().is_some();
+                checks.push(
+                    ok.then_some(()).with_context(|| {
+                        format!("{family} {client} to {}: {verdict}", target.place)
+                    }),
+                );
+            }
+        }
+    }
+    all(checks)
+}
+
+/// The node network carries 1400 bytes, the pods believe in 1500: only translated ICMP errors tell
+/// both ends to send less.
+fn path_mtu(world: &World) -> Result<()> {
+    set_underlay_mtu(world, 1400)?;
+    let result = small_path(world);
+    set_underlay_mtu(world, 1500)?;
+    for node in world.lab.nodes() {
+        node.space.output("ip", &["-6", "route", "flush", "cache"])?;
+        node.space.output("ip", &["route", "flush", "cache"])?;
+    }
+    result
+}
+
+fn small_path(world: &World) -> Result<()> {
+    let space = world.space(CLIENT)?;
+    let target = world.targets.iter().find(|target| target.place == "other_node");
+    let service = &target.context("no target on another node")?.service;
+    let mut checks = Vec::new();
+    for family in Family::ALL {
+        let to = service.at(family, 80)?;
+        let path = format!("length/{}", "u".repeat(200_000));
+        let up = answer(&space, &Way::TCP.ask(to, &path)).and_then(|length| {
+            ensure!(length == (path.len() + 1).to_string(), "{length} bytes arrived");
+            Ok(())
+        });
+        checks.push(up.with_context(|| format!("{family} upload")));
+        let verdict = space.transfer(to, 1 << 20, std::time::Duration::ZERO)?;
+        let ok = verdict.answer().is_some();
+        checks.push(ok.then_some(()).with_context(|| format!("{family} download: {verdict}")));
+        // The first datagram is what the path's limit is learnt from.
+        let text = "d".repeat(1450);
+        let ask = Way::CONNECTED_UDP.ask(to, &format!("echo {text}"));
+        let echo = eventually(PATIENCE, || answer(&space, &Ask { timeout_ms: 300, ..ask.clone() }));
+        checks.push(echo.map(drop).with_context(|| format!("{family} datagram")));
+    }
+    all(checks)
+}
+
+fn set_underlay_mtu(world: &World, mtu: u32) -> Result<()> {
+    let mut ports = String::new();
+    for node in world.lab.nodes() {
+        node.space.ip(&format!("link set eth0 mtu {mtu}\n"))?;
+        ports += &format!("link set p-{} mtu {mtu}\n", node.spec.short());
+    }
+    world.space("bridge")?.ip(&ports)
+}
+
+/// Pod to pod without a Service, on one node and across.
+fn direct(world: &World) -> Result<()> {
+    let mut checks = Vec::new();
+    for client in [CLIENT, HOME] {
+        let space = world.space(client)?;
+        for backend in ["same", "other"] {
+            let pod = world.lab.pod(backend)?;
+            for family in Family::ALL {
+                for way in Way::ALL {
+                    let to = SocketAddr::new(pod.address.get(family), lab::manifest::POD_PORT);
+                    checks.push(expect_answer(&space, &way.ask(to, "hostname"), backend));
+                }
+            }
+        }
+    }
+    all(checks)
+}

@@ -1,0 +1,71 @@
+//! The end-to-end suite: whole clusters in the lab, the real control plane, the real agent.
+//!
+//! One lab serves all cases. They run in each mode of the agent; `DATAPATH_E2E_PROXY` names a single
+//! one instead (`socket-native`, `tc-none`…, or `kube-proxy-nftables`, `kube-proxy-iptables`: the
+//! oracle, which proves the probes themselves).
+
+mod connect;
+mod external;
+mod life;
+mod scale;
+mod world;
+
+use anyhow::{Context as _, Result};
+use lab::{control, host, proxy, proxy::Kind, suite::Suite};
+use std::{env, process::ExitCode};
+use tracing_subscriber::EnvFilter;
+use world::World;
+
+fn main() -> ExitCode {
+    // The client of an API server that is away on purpose has much to say.
+    let filter = EnvFilter::new("warn,kube_client=off");
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let mut suite = Suite::from_arguments();
+    if let Some(reason) = unable() {
+        suite.ignore("e2e", &reason);
+        return suite.finish();
+    }
+    if let Err(error) = run(&mut suite) {
+        suite.case("lab", || Err(error));
+    }
+    suite.finish()
+}
+
+fn run(suite: &mut Suite) -> Result<()> {
+    let mut world = World::up()?;
+    for kind in kinds()? {
+        world.kind = kind;
+        suite.group(&kind.to_string());
+        world.lab.start_proxies(kind)?;
+        world.settle()?;
+        connect::run(suite, &world);
+        external::run(suite, &world);
+        life::run(suite, &world);
+        if kind == Kind::MODES[0] || !kind.is_datapath() {
+            scale::run(suite, &world);
+        }
+        life::clean(suite, &world)?;
+    }
+    suite.group("");
+    suite.case("lab::down", || world.lab.down());
+    Ok(())
+}
+
+/// Why the suite cannot run here.
+fn unable() -> Option<String> {
+    if env::var_os("DATAPATH_BIN").is_none() {
+        return Some("DATAPATH_BIN is not set: `cargo xtask test` builds and sets it".to_owned());
+    }
+    host::missing()
+        .or_else(|| control::programs().err().map(|error| error.to_string()))
+        .or_else(|| proxy::datapath_binary().err().map(|error| error.to_string()))
+}
+
+/// The proxies to test.
+fn kinds() -> Result<Vec<Kind>> {
+    let mut all = Kind::MODES.to_vec();
+    let Ok(wanted) = env::var("DATAPATH_E2E_PROXY") else { return Ok(all) };
+    all.extend([Kind::KubeProxy("nftables"), Kind::KubeProxy("iptables")]);
+    let kind = all.into_iter().find(|kind| kind.to_string() == wanted);
+    Ok(vec![kind.with_context(|| format!("no proxy {wanted}"))?])
+}
