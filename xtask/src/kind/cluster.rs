@@ -12,8 +12,9 @@ use crate::{paths, process};
 /// Making a cluster takes half a minute when the node image is there; pulling it may take long.
 const CREATE_LIMIT: Duration = Duration::from_mins(15);
 
-/// Where the manifests are put in the control-plane node, for its kubectl.
-const MANIFESTS: &str = "/tmp/datapath-manifests";
+/// Where the manifests are put in the control-plane node, for its kubectl. Not below `/tmp`, `/run`
+/// or `/var`: those are mounts that `docker cp` does not see.
+const MANIFESTS: &str = "/datapath-manifests";
 
 /// A running cluster.
 pub(crate) struct Cluster {
