@@ -3,7 +3,7 @@
 use super::Kernel;
 use crate::{
     datapath::{
-        Device, Error,
+        Device, Error, LOOPBACK,
         devices::{Selection, Snapshot, View},
     },
     health::{KernelNumbers, Telemetry},
@@ -63,6 +63,10 @@ pub struct Controller<K> {
     /// Devices that programs are attached to, by index.
     attached: BTreeMap<u32, Device>,
     config: Option<Config>,
+    /// Whether the socket hooks are attached. Where they are not, the loopback device has a hook.
+    sockets: bool,
+    /// Whether it has.
+    loopback: bool,
 }
 
 impl<K: Kernel> Controller<K> {
@@ -93,6 +97,8 @@ impl<K: Kernel> Controller<K> {
             view: View::default(),
             attached: BTreeMap::new(),
             config: None,
+            sockets: false,
+            loopback: false,
         })
     }
 
@@ -105,7 +111,10 @@ impl<K: Kernel> Controller<K> {
             return;
         }
         match self.kernel.attach_sockets() {
-            Ok(cgroup) => info!(cgroup = %cgroup.display(), "socket hooks attached"),
+            Ok(cgroup) => {
+                info!(cgroup = %cgroup.display(), "socket hooks attached");
+                self.sockets = true;
+            }
             Err(error) => warn!(%error, "no socket hooks; Services are translated by tc alone"),
         }
     }
@@ -285,7 +294,16 @@ impl<K: Kernel> Controller<K> {
                 Err(error) => warn!(device = device.name, %error, "programs not attached"),
             }
         }
-        let keep: Vec<u32> = wanted.keys().copied().collect();
+        let mut keep: Vec<u32> = wanted.keys().copied().collect();
+        if !self.sockets {
+            keep.push(LOOPBACK);
+        }
+        if let Some(uplink) = uplinks.first().filter(|_| !self.sockets && !self.loopback) {
+            match self.kernel.attach_loopback(&uplink.name) {
+                Ok(()) => self.loopback = true,
+                Err(error) => warn!(%error, "this node's own processes reach no node ports"),
+            }
+        }
         if changed && self.is_synced() {
             match self.kernel.detach_others(&keep) {
                 Ok(0) => {}
@@ -307,6 +325,9 @@ impl<K: Kernel> Controller<K> {
         }
         if self.planner.detects_pods() {
             flags = flags.with(ConfigFlags::LOCAL_DETECTOR);
+        }
+        if !self.sockets {
+            flags = flags.with(ConfigFlags::LOOPBACK);
         }
         let uplink = network.uplinks.first();
         let config = Config {

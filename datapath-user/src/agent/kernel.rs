@@ -19,6 +19,8 @@ pub trait Kernel {
     fn attach_pod(&mut self, device: &Device) -> Result<(), Error>;
     /// Attaches the programs to a device towards other nodes.
     fn attach_uplink(&mut self, device: &Device) -> Result<(), Error>;
+    /// Attaches the program for the node's own packets to the loopback device.
+    fn attach_loopback(&mut self, uplink: &str) -> Result<(), Error>;
     /// Attaches the socket hooks; the folder that they are attached to.
     fn attach_sockets(&mut self) -> Result<PathBuf, Error>;
     /// Detaches the socket hooks.
@@ -56,6 +58,10 @@ impl Kernel for Datapath {
 
     fn attach_uplink(&mut self, device: &Device) -> Result<(), Error> {
         self.attach_uplink(device)
+    }
+
+    fn attach_loopback(&mut self, uplink: &str) -> Result<(), Error> {
+        self.attach_loopback(uplink)
     }
 
     fn attach_sockets(&mut self) -> Result<PathBuf, Error> {

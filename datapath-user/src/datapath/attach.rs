@@ -65,15 +65,15 @@ impl Attachments {
         Self { layout, tcx, filters_checked: false, repaired: 0, all: BTreeMap::new() }
     }
 
-    /// Attaches `pair` of programs to a device.
+    /// Attaches `chosen` programs to a device.
     pub(super) fn device(
         &mut self,
         programs: &Programs,
-        pair: [(&'static str, Direction); 2],
+        chosen: &[(&'static str, Direction)],
         index: u32,
         name: &str,
     ) -> Result<(), Error> {
-        for (program, direction) in pair {
+        for (program, direction) in chosen.iter().copied() {
             let target = Target::Device { index, name: name.to_owned(), direction };
             self.attach(programs, program, target)?;
         }

@@ -3,7 +3,9 @@
 use super::{
     Error, Options,
     attach::{devices, entries, remove_filters, remove_link},
+    loopback,
     pin::{MOUNT_SOURCE, OWN_CGROUP2, mounts},
+    reader::Reader,
 };
 use nix::mount::{MntFlags, umount2};
 use std::{
@@ -16,6 +18,10 @@ use std::{
 /// line for each thing removed.
 pub fn cleanup(options: &Options) -> Result<Vec<String>, Error> {
     let mut lines = Vec::new();
+    // Without readable maps there is no agent of this version to clean up after.
+    if let Ok(Some(config)) = Reader::open(&options.bpffs).and_then(|reader| reader.config()) {
+        loopback::undo(&config)?;
+    }
     let versions = entries(&options.bpffs)?.into_iter().filter(|path| is_version(path));
     let versions: Vec<_> = versions.collect();
     // First of all nothing must run any more, so that maps go with a datapath that is not in use.

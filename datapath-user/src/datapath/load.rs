@@ -42,6 +42,8 @@ pub(super) const POD: [(&str, Direction); 2] =
 /// Programs of an uplink.
 pub(super) const UPLINK: [(&str, Direction); 2] =
     [("from_uplink", Direction::Ingress), ("to_uplink", Direction::Egress)];
+/// On the loopback device, where no socket hooks are.
+pub(super) const LOOPBACK: [(&str, Direction); 1] = [("to_uplink", Direction::Egress)];
 /// Socket hooks.
 pub(super) const SOCKET: [(&str, bpf_attach_type); 8] = [
     ("connect4", BPF_CGROUP_INET4_CONNECT),

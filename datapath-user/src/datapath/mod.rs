@@ -4,6 +4,7 @@ mod attach;
 mod cleanup;
 mod error;
 mod load;
+mod loopback;
 mod maps;
 mod netlink;
 mod pin;
@@ -17,6 +18,7 @@ pub use cleanup::cleanup;
 pub use devices::Device;
 pub use error::Error;
 pub use load::has_programs;
+pub use loopback::LOOPBACK;
 pub use pin::prepare_bpffs;
 pub use reader::{Attachment, Reader, monotonic_now};
 
@@ -144,17 +146,27 @@ impl Datapath {
     /// Attaches `from_pod` and `to_pod`, or swaps them in for what an earlier agent attached.
     /// Idempotent.
     pub fn attach_pod(&mut self, device: &Device) -> Result<(), Error> {
-        self.attachments.device(&self.programs, load::POD, device.index, &device.name)
+        self.attachments.device(&self.programs, &load::POD, device.index, &device.name)
     }
 
     /// Attaches `from_uplink` and `to_uplink`, likewise.
     pub fn attach_uplink(&mut self, device: &Device) -> Result<(), Error> {
-        self.attachments.device(&self.programs, load::UPLINK, device.index, &device.name)
+        self.attachments.device(&self.programs, &load::UPLINK, device.index, &device.name)
+    }
+
+    /// Attaches `to_uplink` to the loopback device, likewise, and has `uplink` take what it sends back
+    /// to the node. `CONFIG` must have `ConfigFlags::LOOPBACK` by then.
+    pub fn attach_loopback(&mut self, uplink: &str) -> Result<(), Error> {
+        loopback::accept_local(uplink, true)?;
+        self.attachments.device(&self.programs, &load::LOOPBACK, LOOPBACK, "lo")
     }
 
     /// Attaches the socket hooks to the cgroup, likewise; returns its folder.
     pub fn attach_sockets(&mut self) -> Result<PathBuf, Error> {
         let folder = pin::find_cgroup2(self.options.cgroup_root.as_deref())?;
+        if let Some(config) = self.maps.config.get(&0)? {
+            loopback::undo(&config)?;
+        }
         self.attachments.sockets(&self.programs, &folder)?;
         Ok(folder)
     }

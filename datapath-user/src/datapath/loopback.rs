@@ -1,0 +1,31 @@
+//! The node's own processes without socket hooks: what they send to an address of the node stays on
+//! the loopback device, so `to_uplink` stands there too. The answers that it leads to come in by the
+//! uplink with the node's own address, which the kernel must be asked to take.
+
+use super::{Error, device_names};
+use datapath_common::{Config, ConfigFlags};
+use std::{fs, io, path::PathBuf};
+
+/// Index of the loopback device of every network namespace (`LOOPBACK_IFINDEX`).
+pub const LOOPBACK: u32 = 1;
+
+/// Sets whether `device` takes IPv4 packets whose source is an address of the node
+/// (`net.ipv4.conf.DEVICE.accept_local`). Only while `CONFIG` has `ConfigFlags::LOOPBACK`: then the
+/// programs refuse such packets from the wire. A device that is gone is no error.
+pub(super) fn accept_local(device: &str, accept: bool) -> Result<(), Error> {
+    let file: PathBuf = ["/proc/sys/net/ipv4/conf", device, "accept_local"].into_iter().collect();
+    match fs::write(&file, if accept { "1" } else { "0" }) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::system(format!("writing {}", file.display()))(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Takes back what [`accept_local`] has allowed under `config`, if it has.
+pub(super) fn undo(config: &Config) -> Result<(), Error> {
+    match device_names()?.get(&config.uplink) {
+        Some(uplink) if config.flags.has(ConfigFlags::LOOPBACK) => accept_local(uplink, false),
+        _ => Ok(()),
+    }
+}
