@@ -222,6 +222,7 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     unsafe { bpf(Command::LinkDetach, &mut attr) }.map(drop)
 }
 
+/// Up to its last field: the kernel writes the revision whatever size it was given.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable, Default)]
 struct Query {
@@ -232,6 +233,10 @@ struct Query {
     ids: u64,
     count: u32,
     pad: u32,
+    program_flags: u64,
+    link_ids: u64,
+    link_flags: u64,
+    revision: u64,
 }
 
 /// Whether the kernel has tcx: asks what is attached to the loopback device, which is number 1 in
