@@ -161,7 +161,7 @@ pub(crate) fn open(
         });
     }
     let (id, backend) =
-        service::select(frontend, list, &packet.tuple).ok_or(Outcome::RejectedNoEndpoint)?;
+        service::select(frontend, list, &packet.tuple.src).ok_or(Outcome::RejectedNoEndpoint)?;
     packet.to.dst = backend.addr;
     packet.to.ports.dst = backend.port;
     let config = config().ok_or(Outcome::DroppedNoPort)?;

@@ -124,17 +124,17 @@ pub(crate) fn pick(list: BackendList) -> Option<(u32, &'static Backend)> {
     Some((id, backend(id)?))
 }
 
-/// The backend for a new flow of `tuple`: the client's last one under session affinity, else any.
+/// The backend for a new flow of `client`: its last one under session affinity, else any.
 #[inline(always)]
 pub(crate) fn select(
     frontend: &Frontend,
     list: BackendList,
-    tuple: &Tuple,
+    client: &Addr,
 ) -> Option<(u32, &'static Backend)> {
     if frontend.affinity == 0 {
         return pick(list);
     }
-    let key = AffinityKey { client: tuple.src, service: frontend.service };
+    let key = AffinityKey { client: *client, service: frontend.service };
     let now = now();
     let (id, chosen) = match remembered(&key, frontend.affinity, list, now) {
         Some(found) => found,

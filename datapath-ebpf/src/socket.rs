@@ -3,6 +3,7 @@
 //! The hooks take only what they can decide exactly as the tc programs would. Left to those are:
 //! connected datagram sockets (their backend may go while they are connected), session affinity and
 //! source ranges (the source address is not known yet), and pods whose source must be masqueraded.
+//! What a host process sends to its own node never meets tc; that they decide alone.
 
 use crate::{
     maps::{SOCKETS, address, backend, config, count, count_service, frontend},
@@ -93,37 +94,31 @@ impl Family for V6 {
     }
 }
 
-/// `connect`: a stream gets its backend for good.
+/// `connect`: a stream gets its backend for good. So does a connected datagram socket, but only if no
+/// tc program would ever see its packets.
 #[inline(always)]
 pub(crate) fn connect<F: Family>(context: &SockAddrContext) -> i32 {
     // SAFETY: a valid context.
-    if unsafe { (*context.sock_addr).protocol } != u32::from(Protocol::TCP.0) {
-        return ALLOW;
-    }
+    let protocol = Protocol(unsafe { (*context.sock_addr).protocol } as u8);
     let mut dialled = Endpoint { addr: Addr([0; 4]), port: Be16(0) };
     F::read(context.sock_addr, &mut dialled);
     let client = client(context);
-    let Some(found) = find(&dialled, Protocol::TCP, client) else {
-        return if frontend(&FrontendKey::any_port(dialled.addr)).is_some() {
-            refuse()
-        } else {
-            ALLOW
-        };
+    let Some(found) = find(&dialled, protocol, client) else {
+        let owned = frontend(&FrontendKey::any_port(dialled.addr)).is_some();
+        return if owned && protocol == Protocol::TCP { refuse() } else { ALLOW };
     };
-    let list = client.list(found);
-    if list.count == 0 && !client.drops(found.flags) {
-        count_service(found.service, |stats| stats.refused += 1);
+    let list = client.list(found.frontend);
+    if list.count == 0 && protocol == Protocol::TCP && !client.drops(found.frontend.flags) {
+        count_service(found.frontend.service, |stats| stats.refused += 1);
         return refuse();
     }
-    if !is_ours(found, client) {
+    if !found.is_ours(client) || (protocol != Protocol::TCP && !found.stays_inside) {
         return ALLOW;
     }
-    let Some((id, chosen)) = service::pick(list) else { return ALLOW };
-    let peer = Endpoint { addr: chosen.addr, port: chosen.port };
+    let Some((id, peer)) = found.choose(client, &dialled) else { return ALLOW };
     remember(cookie(context), &peer, &dialled, id);
     F::write(context.sock_addr, &peer);
     count(Outcome::SocketConnected);
-    count_service(found.service, |stats| stats.sockets += 1);
     ALLOW
 }
 
@@ -141,13 +136,11 @@ pub(crate) fn sendmsg<F: Family>(context: &SockAddrContext) -> i32 {
         _ => {
             let client = client(context);
             let Some(found) = find(&dialled, Protocol::UDP, client) else { return ALLOW };
-            if !is_ours(found, client) {
+            if !found.is_ours(client) {
                 return ALLOW;
             }
-            let Some((id, chosen)) = service::pick(client.list(found)) else { return ALLOW };
-            let peer = Endpoint { addr: chosen.addr, port: chosen.port };
+            let Some((id, peer)) = found.choose(client, &dialled) else { return ALLOW };
             remember(cookie, &dialled, &peer, id);
-            count_service(found.service, |stats| stats.sockets += 1);
             (id, peer)
         }
     };
@@ -170,19 +163,57 @@ pub(crate) fn restore<F: Family>(context: &SockAddrContext) -> i32 {
     ALLOW
 }
 
-/// The frontend that was dialled. A node port of this node also answers on its loopback addresses,
-/// where only we can serve it: such packets never leave the host.
-#[inline(always)]
-fn find(dialled: &Endpoint, protocol: Protocol, client: Client) -> Option<&'static Frontend> {
-    let key = FrontendKey::new(dialled.addr, dialled.port, protocol);
-    if let Some(found) = frontend(&key) {
-        return Some(found);
+/// The frontend that was dialled.
+struct Found {
+    frontend: &'static Frontend,
+    /// Whether the packets of the call would never leave the node: a host process has dialled an
+    /// address of its own node. The tc programs see none of them.
+    stays_inside: bool,
+}
+
+impl Found {
+    /// Whether the choice is for the socket hooks: the tc programs would leave the client's source
+    /// as it is and need not know it, or they do not get to choose.
+    #[inline(always)]
+    fn is_ours(&self, client: Client) -> bool {
+        let flags = self.frontend.flags;
+        let as_tc_would = self.frontend.affinity == 0
+            && !flags.has(FrontendFlags::SOURCE_RANGES)
+            && (client == Client::Host || !client.masqueraded(flags));
+        client.list(self.frontend).count != 0 && (as_tc_would || self.stays_inside)
     }
-    let serves = match address(&dialled.addr) {
-        Some(here) => here.kind == AddressKind::HOST && here.flags & Address::NODE_PORT != 0,
-        None => client == Client::Host && is_loopback(&dialled.addr),
+
+    /// A backend for the client. Where affinity counts here, the client's address is the one that
+    /// it dialled: so the kernel answers from an address of its own.
+    #[inline(always)]
+    fn choose(&self, client: Client, dialled: &Endpoint) -> Option<(u32, Endpoint)> {
+        let list = client.list(self.frontend);
+        let (id, chosen) = service::select(self.frontend, list, &dialled.addr)?;
+        count_service(self.frontend.service, |stats| stats.sockets += 1);
+        Some((id, Endpoint { addr: chosen.addr, port: chosen.port }))
+    }
+}
+
+/// Looks the frontend up. A node port of this node also answers on its loopback addresses, where
+/// only we can serve it.
+#[inline(always)]
+fn find(dialled: &Endpoint, protocol: Protocol, client: Client) -> Option<Found> {
+    let key = FrontendKey::new(dialled.addr, dialled.port, protocol);
+    let (inside, node_ports) = match address(&dialled.addr) {
+        Some(here) => {
+            let host = here.kind == AddressKind::HOST;
+            (host, host && here.flags & Address::NODE_PORT != 0)
+        }
+        None => {
+            let loopback = is_loopback(&dialled.addr);
+            (loopback, loopback && client == Client::Host)
+        }
     };
-    if serves { service::node_port(&key) } else { None }
+    let found = match frontend(&key) {
+        None if node_ports => service::node_port(&key),
+        found => found,
+    };
+    Some(Found { frontend: found?, stays_inside: inside && client == Client::Host })
 }
 
 #[inline(always)]
@@ -192,15 +223,6 @@ fn is_loopback(addr: &Addr) -> bool {
     } else {
         addr.0 == [0, 0, 0, 1_u32.to_be()]
     }
-}
-
-/// Whether the tc programs would leave the client's source as it is and need not know it.
-#[inline(always)]
-fn is_ours(found: &Frontend, client: Client) -> bool {
-    found.affinity == 0
-        && !found.flags.has(FrontendFlags::SOURCE_RANGES)
-        && (client == Client::Host || !client.masqueraded(found.flags))
-        && client.list(found).count != 0
 }
 
 #[inline(always)]
