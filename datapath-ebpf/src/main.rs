@@ -10,6 +10,7 @@ mod flow;
 mod forward;
 mod hook;
 mod icmp;
+mod log;
 mod maps;
 mod packet;
 mod place;
@@ -113,10 +114,12 @@ fn run(context: &TcContext, hook: Hook) -> Action {
         Ok(action) => action,
         Err(outcome @ (Outcome::RejectedNoEndpoint | Outcome::RejectedNoPort)) => {
             maps::count(outcome);
+            log::refused(context, packet, outcome);
             reject::reject(skb.raw(), packet, reject::arrives(hook))
         }
         Err(outcome) => {
             maps::count(outcome);
+            log::refused(context, packet, outcome);
             DROP
         }
     }

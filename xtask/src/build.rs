@@ -10,8 +10,10 @@ use crate::setup::{self, Need, linker};
 use crate::{paths, process};
 
 /// Full debug information and `--btf` give the kernel types of maps and source lines for
-/// verifier messages.
-pub(crate) const EBPF_FLAGS: &str = "-C debuginfo=2 -C link-arg=--btf";
+/// verifier messages. The last flag lets the compiler copy and clear small values by itself: without
+/// it each becomes a call to a loop over single bytes.
+pub(crate) const EBPF_FLAGS: &str =
+    "-C debuginfo=2 -C link-arg=--btf -C link-arg=--disable-expand-memcpy-in-order";
 
 /// A cargo command for the kernel programs, up to the subcommand's own arguments.
 ///
