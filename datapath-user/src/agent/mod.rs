@@ -7,6 +7,8 @@
 mod controller;
 mod kernel;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub use controller::{Controller, KernelSettings};
 pub use kernel::Kernel;

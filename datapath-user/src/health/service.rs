@@ -117,3 +117,50 @@ fn answer(service: &ObjectName, local_endpoints: usize, healthy: bool) -> Respon
 }
 
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    async fn ask(port: u16) -> io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        stream.write_all(b"GET /any HTTP/1.1\r\nHost: n\r\nConnection: close\r\n\r\n").await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok(text)
+    }
+
+    async fn free_port() -> NonZeroU16 {
+        let listener = listen(0).await.expect("a port");
+        let port = listener.local_addr().expect("its address").port();
+        NonZeroU16::new(port).expect("not 0")
+    }
+
+    #[tokio::test]
+    async fn servers_follow_the_services() {
+        let mut health = ServiceHealth::new(Arc::default());
+        let service = ObjectName::namespaced("ns", "a");
+        let port = free_port().await;
+        let check =
+            |local_endpoints| vec![HealthCheck { service: service.clone(), port, local_endpoints }];
+        health.serve(check(2)).await;
+        let answer = ask(port.get()).await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.contains("\r\nx-load-balancing-endpoint-weight: 2\r\n"), "{answer}");
+        assert!(answer.contains("\r\nx-content-type-options: nosniff\r\n"), "{answer}");
+        let body = "{\n\t\"service\": {\n\t\t\"namespace\": \"ns\",\n\t\t\"name\": \"a\"\n\t},\n\
+                    \t\"localEndpoints\": 2,\n\t\"serviceProxyHealthy\": true\n}";
+        assert!(answer.ends_with(body), "{answer}");
+        health.serve(check(0)).await;
+        let answer = ask(port.get()).await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        health.serve(Vec::new()).await;
+        while ask(port.get()).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    }
+}

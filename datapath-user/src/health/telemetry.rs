@@ -151,3 +151,61 @@ fn timestamp(time: SystemTime) -> String {
 
 /// How long something may wait to be applied before that is a fault (kube-proxy: two sync periods).
 const HEALTH_TIME: Duration = Duration::from_mins(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_that_waits_too_long_is_a_fault() {
+        let telemetry = Telemetry::default();
+        assert!(telemetry.is_healthy(), "starting is no fault");
+        telemetry.queued();
+        assert!(telemetry.is_healthy(), "waiting a little is none either");
+        telemetry.state().queued = Instant::now().checked_sub(HEALTH_TIME);
+        let health = telemetry.health(false);
+        assert!(!health.healthy && health.node_eligible.is_none());
+        let took = Duration::from_millis(1);
+        telemetry.applied(&Dirty::default(), false, true, took, vec![Family::V4]);
+        assert!(telemetry.health(false).healthy);
+    }
+
+    #[test]
+    fn the_body_is_kube_proxys() {
+        let telemetry = Telemetry::default();
+        let took = Duration::from_millis(1);
+        telemetry.applied(&Dirty::default(), true, true, took, vec![Family::V4, Family::V6]);
+        telemetry.set_eligible(true);
+        let body = serde_json::to_value(telemetry.health(true)).expect("JSON");
+        assert_eq!(body["healthy"], true);
+        assert_eq!(body["nodeEligible"], true);
+        assert_eq!(body["status"]["IPv6"]["healthy"], true);
+        assert_eq!(body["lastUpdated"], body["currentTime"]);
+    }
+
+    #[test]
+    fn metrics_have_kube_proxys_names() {
+        let telemetry = Telemetry::default();
+        telemetry.queued();
+        let dirty = Dirty {
+            service_changes: 2,
+            trigger_times: vec![SystemTime::now()],
+            ..Dirty::default()
+        };
+        telemetry.applied(&dirty, false, true, Duration::from_millis(3), vec![Family::V4]);
+        telemetry.health(true);
+        telemetry.repaired("stale_entry", 3);
+        let text = telemetry.encode(None);
+        for line in [
+            "kubeproxy_proxy_healthz_total{code=\"503\"} 1",
+            "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"} 1",
+            "kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"0.004\",ip_family=\"IPv4\"} 1",
+            "kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 1",
+            "kubeproxy_sync_proxy_rules_service_changes_total{ip_family=\"IPv4\"} 2",
+            "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"} ",
+            "datapath_repairs_total{what=\"stale_entry\"} 3",
+        ] {
+            assert!(text.lines().any(|found| found.starts_with(line)), "{line}\n{text}");
+        }
+    }
+}
