@@ -4,7 +4,7 @@ use crate::{
     Lab, host,
     manifest::HOST_POD_PORT,
     proxy::Kind,
-    service::{web, web_ports},
+    service::{Service, web, web_ports},
     state::State,
     tour,
 };
@@ -138,7 +138,7 @@ impl Shape {
     }
 
     /// Makes the cluster with the Services `web` and `host`.
-    fn up(&self) -> Result<Lab> {
+    fn up(&self) -> Result<(Lab, Service)> {
         let mut builder = Lab::builder().pods_per_node(self.pods).host_pods();
         if self.source {
             builder = builder.source_mode();
@@ -147,10 +147,10 @@ impl Shape {
         if let Some(kind) = self.kind() {
             lab.start_proxies(kind)?;
         }
-        lab.create_service("web", &web("web"))?;
+        let service = lab.create_service("web", &web("web"))?;
         let ports = web_ports(HOST_POD_PORT);
         lab.create_service("host", &json!({"selector": {"app": "host"}, "ports": ports}))?;
-        Ok(lab)
+        Ok((lab, service))
     }
 
     /// The arguments that give this shape.
@@ -184,10 +184,11 @@ pub fn run(cli: Cli) -> Result<()> {
         }
         Cli::Tour { shape, once } => {
             let start = Instant::now();
-            let lab = shape.up()?;
+            let (lab, web) = shape.up()?;
             say(&format!("The lab is up after {:.1} s.\n", start.elapsed().as_secs_f64()))?;
-            let result = tour::show(&lab, shape.kind())
-                .and_then(|()| if once { Ok(()) } else { tour::live(&lab, shape.kind()) });
+            let kind = shape.kind();
+            let result = tour::show(&lab, kind, &web)
+                .and_then(|()| if once { Ok(()) } else { tour::live(&lab, kind, &web) });
             lab.down()?;
             result
         }
@@ -234,7 +235,7 @@ fn supervise(shape: &Shape) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Before anything exists that would have to be cleared up.
     let mut stop = runtime.block_on(async { signal(SignalKind::terminate()) })?;
-    let lab = shape.up()?;
+    let (lab, _web) = shape.up()?;
     say(lab.id())?;
     // Nobody reads the pipes of `up` any more.
     let log = File::options().append(true).create(true).open(lab.folder().join("lab.log"))?;

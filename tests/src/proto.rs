@@ -188,6 +188,8 @@ pub struct LoadReport {
     pub answered: u64,
     /// Everything else, by what it was.
     pub failures: BTreeMap<String, u64>,
+    /// When requests that failed were made, in milliseconds from the start.
+    pub failed_at: Vec<u64>,
     /// The slowest answer, in microseconds.
     pub slowest_us: u64,
     /// Time that the load ran, in milliseconds.

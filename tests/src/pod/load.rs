@@ -22,6 +22,7 @@ pub(super) struct Load {
 
 impl Load {
     pub(super) fn start(ask: &Ask, rate: u32, threads: u32) -> Result<Self> {
+        let start = Instant::now();
         let stop = Arc::new(AtomicBool::new(false));
         let report = Arc::new(Mutex::new(LoadReport::default()));
         let interval = Duration::from_secs(1) * threads.max(1) / rate.max(1);
@@ -30,11 +31,11 @@ impl Load {
                 let (ask, stop, report) = (ask.clone(), Arc::clone(&stop), Arc::clone(&report));
                 thread::Builder::new()
                     .stack_size(256 << 10)
-                    .spawn(move || send_until(&ask, interval, &stop, &report))
+                    .spawn(move || send_until(&ask, interval, start, &stop, &report))
             })
             .collect::<Result<_, _>>()
             .context("start a thread")?;
-        Ok(Self { stop, report, threads, start: Instant::now() })
+        Ok(Self { stop, report, threads, start })
     }
 
     pub(super) fn stop(self) -> LoadReport {
@@ -50,8 +51,14 @@ impl Load {
 }
 
 /// Sends at the times that the rate asks for; a late request does not make the next ones late.
-fn send_until(ask: &Ask, interval: Duration, stop: &AtomicBool, report: &Mutex<LoadReport>) {
-    let mut due = Instant::now();
+fn send_until(
+    ask: &Ask,
+    interval: Duration,
+    start: Instant,
+    stop: &AtomicBool,
+    report: &Mutex<LoadReport>,
+) {
+    let mut due = start;
     while !stop.load(Ordering::Acquire) {
         thread::sleep(due.saturating_duration_since(Instant::now()));
         due += interval;
@@ -65,6 +72,7 @@ fn send_until(ask: &Ask, interval: Duration, stop: &AtomicBool, report: &Mutex<L
             report.slowest_us = report.slowest_us.max(micros);
         } else {
             *report.failures.entry(verdict.to_string()).or_default() += 1;
+            report.failed_at.push((begin - start).as_millis() as u64);
         }
     }
 }

@@ -12,7 +12,12 @@ use lab::{
     topology::{Family, NODES},
 };
 use nix::sched::{CloneFlags, setns};
-use std::{fs, fs::File, thread, time::Duration};
+use std::{
+    fs,
+    fs::File,
+    thread,
+    time::{Duration, Instant},
+};
 
 /// How long a UDP client may have to ask again after its backend has gone from the API.
 const MOVE: Duration = Duration::from_secs(5);
@@ -174,7 +179,10 @@ fn killed_under_load(world: &World) -> Result<()> {
     let to = other.context("no target on another node")?.service.at(Family::V4, 80)?;
     let reader = world.space(CLIENT)?;
     let transfer = thread::spawn(move || reader.transfer(to, 64 << 20, Duration::from_secs(5)));
+    let start = Instant::now();
+    let mut kills = Vec::new();
     for _ in 0..KILLS {
+        kills.push(start.elapsed().as_millis());
         world.lab.take_proxy(node)?.kill()?;
         thread::sleep(Duration::from_millis(100));
         world.lab.start_proxy(node, world.kind)?;
@@ -184,7 +192,7 @@ fn killed_under_load(world: &World) -> Result<()> {
     let report = space.load_stop(load)?;
     let verdict = transfer.join().map_err(|_panic| anyhow!("the transfer panicked"))??;
     ensure!(verdict.answer().is_some(), "the transfer: {verdict}");
-    ensure!(report.failures.is_empty(), "{report:?}");
+    ensure!(report.failures.is_empty(), "{report:?}, kills at {kills:?} ms");
     let expected = u64::from(RATE) * report.millis / 1000;
     ensure!(report.answered > expected / 2, "the machine is too slow for the load: {report:?}");
     Ok(())

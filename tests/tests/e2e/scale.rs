@@ -120,10 +120,14 @@ fn own_view(world: &World) -> Result<()> {
     ensure!(peak < MEMORY_KIB, "the agent used {peak} KiB");
     eventually(PATIENCE, || {
         let output = proxy::datapath(node, &["service", "list", "-o", "json"])?.output()?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let listed = text.matches("default/scale-").count();
-        ensure!(listed >= COUNT, "service list shows {listed}: {}", text.len());
-        serde_json::from_slice::<Value>(&output.stdout).context("service list -o json")?;
+        let ports: Vec<Value> =
+            serde_json::from_slice(&output.stdout).context("service list -o json")?;
+        let scale = ports
+            .iter()
+            .filter(|port| port["name"].as_str().is_some_and(|name| name.starts_with("scale-")))
+            .filter(|port| port["backends"].as_array().is_some_and(|all| all.len() == 2));
+        let listed = scale.count();
+        ensure!(listed == COUNT, "service list shows {listed} of {COUNT} with both backends");
         Ok(())
     })
 }
