@@ -71,15 +71,22 @@ impl Cluster {
         }
         self.rollout("kube-system", "daemonset/datapath")
             .context("the agents are not ready; see: kubectl -n kube-system logs ds/datapath")?;
-        self.rollout("kube-system", "deployment/coredns").context("CoreDNS is not ready")
+        // Not its rollout: that has failed for good where the cluster was without Services for long.
+        let ready =
+            ["wait", "deployment/coredns", "-n", "kube-system", "--for=condition=Available"];
+        self.wait("CoreDNS", &ready).context("CoreDNS is not ready")
     }
 
     /// Waits for a rollout to end.
     pub(crate) fn rollout(&self, namespace: &str, what: &str) -> Result<()> {
-        let arguments = ["rollout", "status", what, "-n", namespace, "--timeout=180s"];
+        self.wait(what, &["rollout", "status", what, "-n", namespace])
+    }
+
+    /// Waits until a kubectl command is satisfied.
+    fn wait(&self, what: &str, arguments: &[&str]) -> Result<()> {
         let mut command = docker();
-        command.args(self.kubectl_line()).args(arguments);
-        let log = what.replace('/', "-");
+        command.args(self.kubectl_line()).args(arguments).arg("--timeout=180s");
+        let log = format!("kind-{}", what.replace('/', "-"));
         process::logged(&format!("waiting for {what}"), &log, &mut command, CREATE_LIMIT)
     }
 
