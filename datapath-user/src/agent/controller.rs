@@ -44,6 +44,17 @@ enum Phase {
     Synced,
 }
 
+/// What sees packets of this node's own processes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum HostHooks {
+    /// Nothing yet.
+    Missing,
+    /// The socket hooks.
+    Sockets,
+    /// The program on the loopback device, where there are no socket hooks.
+    Loopback,
+}
+
 /// Joins the model, the planner and the kernel.
 pub struct Controller<K> {
     kernel: K,
@@ -63,10 +74,7 @@ pub struct Controller<K> {
     /// Devices that programs are attached to, by index.
     attached: BTreeMap<u32, Device>,
     config: Option<Config>,
-    /// Whether the socket hooks are attached. Where they are not, the loopback device has a hook.
-    sockets: bool,
-    /// Whether it has.
-    loopback: bool,
+    host_hooks: HostHooks,
 }
 
 impl<K: Kernel> Controller<K> {
@@ -97,8 +105,7 @@ impl<K: Kernel> Controller<K> {
             view: View::default(),
             attached: BTreeMap::new(),
             config: None,
-            sockets: false,
-            loopback: false,
+            host_hooks: HostHooks::Missing,
         })
     }
 
@@ -113,7 +120,7 @@ impl<K: Kernel> Controller<K> {
         match self.kernel.attach_sockets() {
             Ok(cgroup) => {
                 info!(cgroup = %cgroup.display(), "socket hooks attached");
-                self.sockets = true;
+                self.host_hooks = HostHooks::Sockets;
             }
             Err(error) => warn!(%error, "no socket hooks; Services are translated by tc alone"),
         }
@@ -170,11 +177,12 @@ impl<K: Kernel> Controller<K> {
             self.planner.settle();
             self.audit_due = true;
         }
-        let written = if std::mem::take(&mut self.audit_due) {
-            self.write_all()
-        } else {
-            self.write(&network) && self.write(&change)
-        };
+        let audit = std::mem::take(&mut self.audit_due);
+        // The first time, the comparison alone says what is to be done.
+        let mut written = full || (self.write(&network) && self.write(&change));
+        if audit {
+            written &= self.write_all();
+        }
         self.set_config();
         if full && written {
             self.phase = Phase::Synced;
@@ -295,12 +303,12 @@ impl<K: Kernel> Controller<K> {
             }
         }
         let mut keep: Vec<u32> = wanted.keys().copied().collect();
-        if !self.sockets {
+        if self.host_hooks != HostHooks::Sockets {
             keep.push(LOOPBACK);
         }
-        if let Some(uplink) = uplinks.first().filter(|_| !self.sockets && !self.loopback) {
+        if let Some(uplink) = uplinks.first().filter(|_| self.host_hooks == HostHooks::Missing) {
             match self.kernel.attach_loopback(&uplink.name) {
-                Ok(()) => self.loopback = true,
+                Ok(()) => self.host_hooks = HostHooks::Loopback,
                 Err(error) => warn!(%error, "this node's own processes reach no node ports"),
             }
         }
@@ -326,7 +334,7 @@ impl<K: Kernel> Controller<K> {
         if self.planner.detects_pods() {
             flags = flags.with(ConfigFlags::LOCAL_DETECTOR);
         }
-        if !self.sockets {
+        if self.host_hooks != HostHooks::Sockets {
             flags = flags.with(ConfigFlags::LOOPBACK);
         }
         let uplink = network.uplinks.first();

@@ -90,6 +90,10 @@ impl Kernel for Fake {
         Ok(())
     }
 
+    fn attach_loopback(&mut self, _uplink: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn attach_sockets(&mut self) -> Result<PathBuf, Error> {
         self.0.borrow_mut().sockets = true;
         Ok(PathBuf::new())

@@ -14,6 +14,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 use tokio::sync::mpsc;
@@ -90,9 +91,9 @@ type Stamp = (Option<SystemTime>, u64);
 struct Folder {
     path: PathBuf,
     /// Objects of each file that ever parsed.
-    files: BTreeMap<PathBuf, (Stamp, Vec<Event>)>,
-    /// What has been reported: objects with the file that they are from.
-    reported: HashMap<(Kind, ObjectName), Event>,
+    files: BTreeMap<PathBuf, (Stamp, Vec<Arc<Event>>)>,
+    /// What has been reported.
+    reported: HashMap<(Kind, ObjectName), Arc<Event>>,
     names: Names,
     first: bool,
 }
@@ -113,7 +114,7 @@ impl Folder {
         if !self.read_files()? && !self.first {
             return Ok(Vec::new());
         }
-        let now: HashMap<(Kind, ObjectName), Event> = self
+        let now: HashMap<(Kind, ObjectName), Arc<Event>> = self
             .files
             .values()
             .flat_map(|(_, objects)| objects)
@@ -123,7 +124,7 @@ impl Folder {
         let mut events: Vec<Event> =
             gone.map(|(kind, name)| Event::Deleted(*kind, name.clone())).collect();
         let changed = now.iter().filter(|(key, event)| self.reported.get(*key) != Some(*event));
-        events.extend(changed.map(|(_, event)| event.clone()));
+        events.extend(changed.map(|(_, event)| Event::clone(event)));
         self.reported = now;
         if std::mem::take(&mut self.first) {
             let listed = |kind| self.reported.keys().filter(move |key| key.0 == kind);
@@ -147,6 +148,7 @@ impl Folder {
             match read(&path, &mut self.names) {
                 Ok(objects) => {
                     info!(file = %path.display(), objects = objects.len(), "read");
+                    let objects = objects.into_iter().map(Arc::new).collect();
                     self.files.insert(path, (stamp, objects));
                 }
                 Err(Unreadable { line, reason }) => {

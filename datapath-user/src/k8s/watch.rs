@@ -199,8 +199,9 @@ impl Follow {
         code: Option<u16>,
     ) -> Result<(), mpsc::error::SendError<News>> {
         let kind = self.kind;
-        if code == Some(410) {
-            debug!(?kind, "the watch has expired; listing again");
+        // Expiry and silence are how watches end; it counts if none can be started then.
+        if code == Some(410) || matches!(error, watcher::Error::WatchFailed(_)) {
+            debug!(?kind, %error, "the watch has ended");
             return Ok(());
         }
         let since = *self.failing.get_or_insert_with(|| {
