@@ -159,6 +159,47 @@ fn cleanup_leaves_nothing() {
 }
 
 #[test]
+fn a_device_has_the_programs_of_its_role_once() {
+    in_sandbox(|sandbox| {
+        let (device, options) = (sandbox.device("veth0"), sandbox.options());
+        for options in [options.clone(), Options { force_clsact: true, ..options }] {
+            let mut datapath = Datapath::load(&options).expect("load");
+            datapath.attach_pod(&device).expect("attach");
+            datapath.attach_uplink(&device).expect("it is an uplink after all");
+            assert_eq!(datapath.ensure().expect("ensure").total(), 0);
+            let links = if options.force_clsact {
+                assert_eq!(sandbox.tc_filters("veth0").matches("datapath/").count(), 2);
+                vec![]
+            } else {
+                assert_eq!(sandbox.programs_on(&device).len(), 2);
+                vec!["from_uplink-veth0", "to_uplink-veth0"]
+            };
+            assert_eq!(sandbox.links(), links);
+        }
+
+        let mut datapath = Datapath::load(&sandbox.options()).expect("load");
+        datapath.attach_pod(&device).expect("attach");
+        for (old, new) in [("veth0", "veth1"), ("veth1", "eth0.7")] {
+            sandbox.run(&format!("ip link set {old} down"));
+            sandbox.run(&format!("ip link set {old} name {new}"));
+            datapath.attach_pod(&sandbox.device(new)).expect("attach under the new name");
+            assert_eq!(datapath.ensure().expect("ensure").total(), 0);
+            assert_eq!(sandbox.programs_on(&sandbox.device(new)).len(), 2);
+        }
+        assert_eq!(sandbox.links(), ["from_pod-eth0%2e7", "to_pod-eth0%2e7"]);
+
+        drop(datapath);
+        sandbox.run("ip link set eth0.7 name veth2");
+        let device = sandbox.device("veth2");
+        let mut datapath = Datapath::load(&sandbox.options()).expect("load");
+        datapath.attach_pod(&device).expect("attach");
+        datapath.detach_others(&[device.index]).expect("detach");
+        assert_eq!(sandbox.links(), ["from_pod-veth2", "to_pod-veth2"]);
+        assert_eq!(sandbox.programs_on(&device).len(), 2);
+    });
+}
+
+#[test]
 fn a_bpf_file_system_is_mounted_and_unmounted_again() {
     in_sandbox(|sandbox| {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -263,7 +304,7 @@ fn the_commands_answer_while_no_agent_runs() {
         drop(datapath);
 
         let status = text(|out| show(Format::Table).status(out));
-        assert!(status.contains("3 ports, 3 frontends, 30 backends"), "{status}");
+        assert!(status.contains("ports 3, frontends 3, backends 30"), "{status}");
         assert!(status.contains("veth0        tcx     from_pod to_pod"), "{status}");
         let services = text(|out| show(Format::Table).service_list(out));
         assert!(services.contains("service-3"), "{services}");

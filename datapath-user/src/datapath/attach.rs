@@ -2,10 +2,10 @@
 
 use super::{
     Error, Repairs,
+    link::{open_link, pin_again, remove_link},
     load::{Direction, POD, Programs, SOCKET, UPLINK},
     netlink,
     pin::Layout,
-    reader::Attachment as Description,
     sys::{self, LinkInfo, ProgramInfo},
 };
 use aya_obj::generated::bpf_attach_type::{BPF_TCX_EGRESS, BPF_TCX_INGRESS};
@@ -73,9 +73,47 @@ impl Attachments {
         index: u32,
         name: &str,
     ) -> Result<(), Error> {
+        self.follow_name(index, name)?;
         for (program, direction) in chosen.iter().copied() {
             let target = Target::Device { index, name: name.to_owned(), direction };
             self.attach(programs, program, target)?;
+        }
+        self.retire(chosen, name)
+    }
+
+    /// Renames what is attached to a device that has a new name: the kernel takes no program twice.
+    fn follow_name(&mut self, index: u32, name: &str) -> Result<(), Error> {
+        let renamed = |attachment: &Attachment| match &attachment.target {
+            Target::Device { index: known, name: called, .. } => *known == index && called != name,
+            Target::Cgroup { .. } => false,
+        };
+        let pins = self.all.iter().filter(|(_, attachment)| renamed(attachment));
+        for old in pins.map(|(pin, _)| pin.clone()).collect::<Vec<_>>() {
+            let Some(mut attachment) = self.all.remove(&old) else { continue };
+            if let Target::Device { name: called, .. } = &mut attachment.target {
+                name.clone_into(called);
+            }
+            let new = self.layout.link(attachment.program, name);
+            match fs::rename(&old, &new) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::system(format!("renaming {}", old.display()))(error));
+                }
+                // A pin that somebody removed is made again by the next check.
+                _ => drop(self.all.insert(new, attachment)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the programs of the device's other role, also those of an earlier agent. Filters need
+    /// no removal: the new ones took their place.
+    fn retire(&mut self, chosen: &[(&'static str, Direction)], name: &str) -> Result<(), Error> {
+        for (program, _) in POD.into_iter().chain(UPLINK) {
+            if chosen.iter().all(|(new, _)| *new != program) {
+                let pin = self.layout.link(program, name);
+                self.all.remove(&pin);
+                remove_link(&pin)?;
+            }
         }
         Ok(())
     }
@@ -139,7 +177,12 @@ impl Attachments {
                 name.strip_prefix(program).is_some_and(|rest| rest.starts_with('-'))
             });
             let Some((_, info)) = open_link(&pin)?.filter(|_| on_device) else { continue };
-            if !keep.contains(&info.device()) {
+            let ours = self.all.contains_key(&pin);
+            // A device that was given another name while no agent ran.
+            let renamed = self.all.values().any(|attachment| {
+                name.starts_with(attachment.program) && attachment.target.is_of(&info)
+            });
+            if !keep.contains(&info.device()) || (renamed && !ours) {
                 remove_link(&pin)?;
                 removed += 1;
             }
@@ -350,59 +393,6 @@ pub(super) fn devices() -> Result<Vec<(u32, String)>, Error> {
 fn device_name(index: u32) -> Option<String> {
     let name = nix::net::if_::if_indextoname(index).ok()?;
     Some(name.to_string_lossy().into_owned())
-}
-
-/// Opens a pinned link, if there is one.
-fn open_link(pin: &Path) -> Result<Option<(OwnedFd, LinkInfo)>, Error> {
-    let what = || Error::system(format!("opening the link {}", pin.display()));
-    match sys::open_pin(pin) {
-        Ok(fd) => {
-            let info = sys::info(fd.as_fd()).map_err(what())?;
-            Ok(Some((fd, info)))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(what()(error)),
-    }
-}
-
-/// What a pinned link is attached to, by its name and the kernel's word.
-pub(super) fn describe_link(pin: &Path) -> Result<Option<Description>, Error> {
-    let Some((_, info)) = open_link(pin)? else { return Ok(None) };
-    let name = pin.file_name().unwrap_or_default().to_string_lossy();
-    let Some((program, place)) = name.split_once('-') else { return Ok(None) };
-    let (program, place) = (program.to_owned(), Layout::place(place));
-    let socket = SOCKET.iter().any(|(name, _)| *name == program);
-    let (kind, attached) =
-        if socket { ("cgroup", info.cgroup() != 0) } else { ("tcx", info.device() != 0) };
-    Ok(Some(Description { program, place, kind, attached }))
-}
-
-/// Detaches a pinned link, whoever else holds it, and removes the pin; returns whether there was one.
-pub(super) fn remove_link(pin: &Path) -> Result<bool, Error> {
-    let Some((fd, _)) = open_link(pin)? else { return Ok(false) };
-    match sys::detach_link(fd.as_fd()) {
-        // Detached already, or its device is gone.
-        Err(error) if !matches!(error.raw_os_error(), Some(libc::ENOLINK | libc::ENODEV)) => {
-            return Err(Error::system(format!("detaching the link {}", pin.display()))(error));
-        }
-        _ => {}
-    }
-    fs::remove_file(pin).map_err(Error::system(format!("removing {}", pin.display())))?;
-    Ok(true)
-}
-
-/// Pins a link unless it is pinned; returns whether it had to.
-fn pin_again(link: &OwnedFd, pin: &Path) -> Result<bool, Error> {
-    let what = || Error::system(format!("pinning the link {}", pin.display()));
-    let ours: LinkInfo = sys::info(link.as_fd()).map_err(what())?;
-    match open_link(pin)? {
-        Some((_, found)) if found.id == ours.id => return Ok(false),
-        Some(_) => fs::remove_file(pin).map_err(what())?,
-        // Whoever removed the pin may have removed its folder.
-        None => pin.parent().map_or(Ok(()), fs::create_dir_all).map_err(what())?,
-    }
-    sys::pin(link.as_fd(), pin).map_err(what())?;
-    Ok(true)
 }
 
 fn info_of_program(programs: &Programs, name: &'static str) -> Result<ProgramInfo, Error> {

@@ -2,7 +2,8 @@
 
 use super::{
     Error, Options,
-    attach::{devices, entries, remove_filters, remove_link},
+    attach::{devices, entries, remove_filters},
+    link::remove_link,
     loopback,
     pin::{MOUNT_SOURCE, OWN_CGROUP2, mounts},
     reader::Reader,

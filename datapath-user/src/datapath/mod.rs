@@ -3,6 +3,7 @@
 mod attach;
 mod cleanup;
 mod error;
+mod link;
 mod load;
 mod loopback;
 mod maps;

@@ -2,7 +2,8 @@
 
 use super::{
     Error, MapFill,
-    attach::{self, devices, entries},
+    attach::{devices, entries},
+    link,
     maps::Maps,
     netlink,
     pin::Layout,
@@ -83,7 +84,7 @@ impl Reader {
         let links: Vec<PathBuf> = entries(&self.layout.links())?;
         let mut found = Vec::new();
         for pin in links {
-            found.extend(attach::describe_link(&pin)?);
+            found.extend(link::describe_link(&pin)?);
         }
         for (index, name) in devices()? {
             for direction in [Direction::Ingress, Direction::Egress] {

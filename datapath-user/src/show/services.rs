@@ -247,6 +247,7 @@ fn details(port: &ServicePort) -> String {
     };
     let choice = |choice: &Choice| match choice.otherwise {
         Some(otherwise) => otherwise.to_owned(),
+        None if choice.backends.len() == 1 => "1 backend".to_owned(),
         None => format!("{} backends", choice.backends.len()),
     };
     let frontend = |row: &FrontendRow| {
@@ -328,7 +329,7 @@ mod tests {
              default    web   http  TCP    NodePort  *:30080         1+1      5        6\n"
         );
         let text = render_details(&ports);
-        assert!(text.contains("NodePort  *:30080   1 backends  drop     host        -"), "{text}");
+        assert!(text.contains("NodePort  *:30080   1 backend  drop     host        -"), "{text}");
         assert!(text.contains("4  10.10.1.2:8080  draining"), "{text}");
         assert!(ports[0].is_called("default/web"));
         assert!(!ports[0].is_called("default/we"));

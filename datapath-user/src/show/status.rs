@@ -98,9 +98,9 @@ pub(super) fn render(status: &Status) -> String {
          Uplink      {}\n\
          Routing     {}\n\
          Masquerade  {}\n\
-         Services    {} ports, {} frontends, {} backends\n\
+         Services    ports {}, frontends {}, backends {}\n\
          Pods        {}\n\
-         Flows       {} entries\n\n",
+         Flows       {} (half entries)\n\n",
         status.version,
         status.abi,
         status.bpffs,
