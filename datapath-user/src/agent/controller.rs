@@ -1,6 +1,9 @@
 //! The agent without its clocks, sockets and signals.
 
-use super::Kernel;
+use super::{
+    Kernel,
+    words::{api_servers, network},
+};
 use crate::{
     datapath::{
         Device, Error, LOOPBACK,
@@ -9,12 +12,11 @@ use crate::{
     health::{KernelNumbers, Telemetry},
     k8s::{News, SavedServers},
     model::{Dirty, Event, Family, Kind, Model, Node, ObjectName},
-    plan::{Change, HealthCheck, Keys, Network, Planner, PodAddress, Settings, Uplink},
+    plan::{Change, HealthCheck, Keys, Planner, Settings},
 };
 use datapath_common::{Addr, Config, ConfigFlags, Timeouts};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Instant,
 };
@@ -420,57 +422,5 @@ impl<K: Kernel> Controller<K> {
         let network = self.planner.network();
         let has = |family: &Family| network.node_address(self.node(), *family).is_some();
         Family::ALL.into_iter().filter(has).collect()
-    }
-}
-
-/// URLs of the API servers, from the slices of their Service.
-fn api_servers(model: &Model, service: &ObjectName) -> Vec<String> {
-    let mut urls = BTreeSet::new();
-    for slice in model.slices(service) {
-        for port in slice.ports.iter().filter(|port| &*port.name == "https") {
-            let ready = slice.endpoints.iter().filter(|endpoint| endpoint.conditions.ready);
-            urls.extend(ready.map(|endpoint| {
-                format!("https://{}", SocketAddr::from((endpoint.address, port.port.get())))
-            }));
-        }
-    }
-    urls.into_iter().collect()
-}
-
-/// The kernel's words in the planner's.
-fn network(snapshot: &Snapshot, view: &View) -> Network {
-    let uplinks: Vec<Uplink> = view
-        .uplinks
-        .iter()
-        .map(|device| Uplink {
-            device: device.index,
-            mtu: u16::try_from(device.mtu).unwrap_or(u16::MAX),
-            mac: device.mac,
-        })
-        .collect();
-    let first = uplinks.first().map(|uplink| uplink.device);
-    let uplink_addresses: Vec<IpAddr> = snapshot
-        .addresses
-        .iter()
-        .filter(|(_, devices)| first.is_some_and(|device| devices.contains(&device)))
-        .map(|(address, _)| *address)
-        .collect();
-    Network {
-        uplinks,
-        uplink_addresses,
-        pods: view
-            .pods
-            .iter()
-            .map(|(address, pod)| {
-                let crate::datapath::devices::Pod { device, gateway, mac } = *pod;
-                (*address, PodAddress { device, mac, gateway })
-            })
-            .collect(),
-        host_addresses: view.host_addresses.clone(),
-        routes: snapshot
-            .routes
-            .iter()
-            .filter_map(|route| Some((route.prefix.trunc(), route.gateway?, route.device)))
-            .collect(),
     }
 }

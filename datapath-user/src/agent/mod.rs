@@ -9,6 +9,7 @@ mod kernel;
 mod run;
 #[cfg(test)]
 mod tests;
+mod words;
 
 pub use controller::{Controller, KernelSettings};
 pub use kernel::Kernel;
