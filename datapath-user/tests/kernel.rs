@@ -66,6 +66,8 @@ fn an_agent_without_tcx_links_uses_filters_and_swaps_them() {
     in_sandbox(|sandbox| {
         let device = sandbox.device("veth0");
         let options = Options { force_clsact: true, ..sandbox.options() };
+        // The kernel halts a device for a moment while it gets its first clsact qdisc.
+        Datapath::load(&options).expect("load").attach_pod(&device).expect("attach");
         let mut traffic = sandbox.traffic();
         let mut ids = Vec::new();
         for _ in 0..10 {
