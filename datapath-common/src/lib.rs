@@ -33,3 +33,37 @@ pub use socket::{SocketKey, SocketPeer};
 /// Version of everything in this crate. It names the bpffs folder (`v1`), so that maps of another
 /// layout are never opened by mistake. Change it with any change of a key, a value or a meaning.
 pub const ABI_VERSION: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sizes that ARCHITECTURE.md lists. A change of one is a change of [`ABI_VERSION`].
+    #[test]
+    fn the_abi_has_the_documented_sizes() {
+        for (name, actual, documented) in [
+            ("Config", size_of::<Config>(), 88),
+            ("FrontendKey", size_of::<FrontendKey>(), 20),
+            ("Frontend", size_of::<Frontend>(), 28),
+            ("SlotKey", size_of::<SlotKey>(), 8),
+            ("MemberKey", size_of::<MemberKey>(), 8),
+            ("Backend", size_of::<Backend>(), 24),
+            ("Service", size_of::<Service>(), 192),
+            ("SourceRangeKey", size_of::<SourceRangeKey>(), 24),
+            ("Addr", size_of::<Addr>(), 16),
+            ("Address", size_of::<Address>(), 28),
+            ("LpmKey", size_of::<LpmKey>(), 20),
+            ("Route", size_of::<Route>(), 24),
+            ("Tuple", size_of::<Tuple>(), 40),
+            ("Flow", size_of::<Flow>(), 80),
+            ("Fragment", size_of::<Fragment>(), 40),
+            ("AffinityKey", size_of::<AffinityKey>(), 20),
+            ("Affinity", size_of::<Affinity>(), 16),
+            ("SocketKey", size_of::<SocketKey>(), 32),
+            ("SocketPeer", size_of::<SocketPeer>(), 24),
+            ("ServiceStats", size_of::<ServiceStats>(), 24),
+        ] {
+            assert_eq!(actual, documented, "{name}");
+        }
+    }
+}
