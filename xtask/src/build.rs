@@ -27,7 +27,6 @@ pub(crate) fn ebpf_cargo(subcommand: &str) -> Result<Command> {
     path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     let mut command = compiler.cargo();
     command
-        .current_dir(paths::root())
         .env("PATH", std::env::join_paths(path)?)
         .env("RUSTFLAGS", EBPF_FLAGS)
         .args([subcommand, "--release", "--package", "datapath-ebpf"])
@@ -60,9 +59,8 @@ pub(crate) fn product(log: bool) -> Result<PathBuf> {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     // Static, so that the image needs nothing else. With an explicit target the flag does not
     // reach procedural macros, which cannot be static.
-    let mut command = Command::new("cargo");
+    let mut command = process::cargo();
     command
-        .current_dir(paths::root())
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .env("DATAPATH_EBPF_OBJECT", paths::ebpf_object())
         .args(["build", "--release", "--package", "datapath-user", "--target", &target]);
@@ -82,7 +80,7 @@ pub(crate) fn test_binary() -> PathBuf {
 /// When set-up or the compiler fails.
 pub(crate) fn for_tests() -> Result<()> {
     ebpf(false)?;
-    let mut command = Command::new("cargo");
-    command.current_dir(paths::root()).args(["build", "--package", "datapath-user"]);
+    let mut command = process::cargo();
+    command.args(["build", "--package", "datapath-user"]);
     process::run(&mut command)
 }

@@ -33,7 +33,7 @@ pub(crate) fn become_lab(arguments: &[String]) -> Result<()> {
 fn prepare() -> Result<()> {
     setup::ensure(Need::Lab)?;
     build::for_tests()?;
-    let mut lab = Command::new("cargo");
-    lab.current_dir(paths::root()).args(["build", "--package", "datapath-tests", "--bins"]);
+    let mut lab = process::cargo();
+    lab.args(["build", "--package", "datapath-tests", "--bins"]);
     process::run(&mut lab)
 }

@@ -1,12 +1,10 @@
 //! Lints of everything: the crates of this machine, and the kernel programs for their target.
 
-use std::process::Command;
-
 use anyhow::Result;
 
 use crate::setup::compiler::Compiler;
 use crate::setup::{self, Need};
-use crate::{build, paths, process};
+use crate::{build, process};
 
 /// Runs clippy; a warning is an error.
 ///
@@ -15,8 +13,8 @@ use crate::{build, paths, process};
 /// When there is a finding.
 pub(crate) fn run() -> Result<()> {
     setup::ensure(Need::Ebpf)?;
-    let mut host = Command::new("cargo");
-    host.current_dir(paths::root()).args(["clippy", "--all-targets", "--", "-D", "warnings"]);
+    let mut host = process::cargo();
+    host.args(["clippy", "--all-targets", "--", "-D", "warnings"]);
     process::run(&mut host)?;
     if !Compiler::find().is_some_and(|compiler| compiler.has_clippy()) {
         eprintln!("    the compiler of the kernel programs has no clippy: they are not linted");

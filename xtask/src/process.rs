@@ -28,6 +28,26 @@ pub(crate) fn from_variable(variable: &str, default: &str) -> Command {
     command
 }
 
+/// A cargo command in the workspace. What the cargo that started us tells about our own package is
+/// taken out: build scripts that look at it would run again, and all that stands on them.
+pub(crate) fn cargo() -> Command {
+    let mut command = without_our_package(Command::new("cargo"));
+    command.current_dir(paths::root());
+    command
+}
+
+/// Takes what cargo tells about our own package out of a command's environment.
+pub(crate) fn without_our_package(mut command: Command) -> Command {
+    for (variable, _) in std::env::vars_os() {
+        let name = variable.to_string_lossy();
+        let ours = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
+        if name == "CARGO" || ours.iter().any(|prefix| name.starts_with(prefix)) {
+            command.env_remove(&variable);
+        }
+    }
+    command
+}
+
 /// Runs in the foreground; a failure is an error that names the command.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start `{}`", render(command)))?;

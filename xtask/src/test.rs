@@ -108,9 +108,8 @@ fn prepare(suites: &BTreeSet<Suite>) -> Result<()> {
 
 /// The cargo command of a suite; none where it has no tests.
 fn command(suite: Suite) -> Result<Option<Command>> {
-    let mut command = Command::new("cargo");
+    let mut command = process::cargo();
     command
-        .current_dir(paths::root())
         .env(BINARY_VARIABLE, build::test_binary())
         .env(paths::CONTROL_PLANE_VARIABLE, paths::control_plane())
         .args(["test", "--no-fail-fast"]);
@@ -141,8 +140,8 @@ fn command(suite: Suite) -> Result<Option<Command>> {
 
 /// The names of the test targets of `datapath-tests`.
 fn test_targets() -> Result<Vec<String>> {
-    let mut command = Command::new("cargo");
-    command.current_dir(paths::root()).args(["metadata", "--no-deps", "--format-version", "1"]);
+    let mut command = process::cargo();
+    command.args(["metadata", "--no-deps", "--format-version", "1"]);
     let metadata: serde_json::Value = serde_json::from_str(&process::output(&mut command)?)?;
     let packages = metadata["packages"].as_array().context("cargo metadata without packages")?;
     let targets = packages

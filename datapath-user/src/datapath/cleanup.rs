@@ -8,7 +8,10 @@ use super::{
     pin::{MOUNT_SOURCE, OWN_CGROUP2, mounts},
     reader::Reader,
 };
-use nix::mount::{MntFlags, umount2};
+use nix::{
+    errno::Errno,
+    mount::{MntFlags, umount2},
+};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -94,9 +97,13 @@ fn unmount(options: &Options, lines: &mut Vec<String>) -> Result<(), Error> {
         if !ours {
             continue;
         }
-        umount2(target, MntFlags::MNT_DETACH).map_err(|error| {
-            Error::system(format!("unmounting {}", target.display()))(error.into())
-        })?;
+        match umount2(target, MntFlags::MNT_DETACH) {
+            // In a container that may not: the empty file system stays, as every node has one.
+            Err(Errno::EPERM) => continue,
+            result => result.map_err(|error| {
+                Error::system(format!("unmounting {}", target.display()))(error.into())
+            })?,
+        }
         lines.push(format!("unmounted {}", target.display()));
         if !target.starts_with("/sys") {
             remove_folder(target)?;

@@ -49,16 +49,15 @@ impl Compiler {
             .find(Self::is_ready)
     }
 
-    /// A cargo command that compiles with it. Variables that the cargo which started us has set
-    /// for its own compiler are taken out.
+    /// A cargo command that compiles with it. Variables that choose another compiler are taken out.
     pub(crate) fn cargo(&self) -> Command {
         let mut command = match self {
             Self::Rustup(toolchain) => {
-                let mut command = Command::new("rustup");
+                let mut command = process::without_our_package(Command::new("rustup"));
                 command.args(["run", toolchain, "cargo"]);
                 command
             }
-            Self::Rustc(_) => Command::new("cargo"),
+            Self::Rustc(_) => process::cargo(),
         };
         for variable in
             ["RUSTC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_ENCODED_RUSTFLAGS"]

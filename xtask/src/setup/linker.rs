@@ -60,7 +60,7 @@ fn build() -> Result<()> {
         }
         apt::install(&format!("LLVM {NEWEST_LLVM}, which bpf-linker links"), &packages)?;
     }
-    let mut command = Command::new("cargo");
+    let mut command = process::cargo();
     command
         .args(["install", "bpf-linker", "--version", VERSION, "--locked", "--force"])
         .args(["--no-default-features", "--features", &format!("llvm-{NEWEST_LLVM}")])
