@@ -100,10 +100,10 @@ pub(super) fn check_kernel() -> Result<(), Error> {
 pub(super) fn load(options: &Options, layout: &Layout) -> Result<Programs, Error> {
     let object = OBJECT.ok_or(Error::NoObject)?;
     check_pins(object, options, layout)?;
-    let csum_ipv6 = csum_ipv6_flag(kernel_version()?);
+    let can_refuse = u32::from(can_refuse(kernel_version()?));
     let mut loader = EbpfLoader::new();
     // The programs follow no kernel structure: nothing is relocated against the kernel's types.
-    loader.btf(None).override_global("CSUM_IPV6", &csum_ipv6, false);
+    loader.btf(None).override_global("CAN_REFUSE", &can_refuse, true);
     if !options.log_datapath {
         // Programs that were built with their log must not fill it for nobody.
         loader.override_global(aya_log::LEVEL, &0_u8, false);
@@ -124,10 +124,10 @@ pub(super) fn load(options: &Options, layout: &Layout) -> Result<Programs, Error
     Ok(programs)
 }
 
-/// `BPF_F_IPV6` of `bpf_l4_csum_replace`, for kernels that have it (since Linux 6.16): the flag says
-/// that the sum changed by an IPv6 address, which matters for packets summed by the receiving card.
-fn csum_ipv6_flag(version: KernelVersion) -> u64 {
-    if version >= KernelVersion::new(6, 16, 0) { 1 << 7 } else { 0 }
+/// Whether the socket hooks can choose the error of a call that they deny (`bpf_set_retval`, since
+/// Linux 5.18). Where they cannot, the tc programs refuse the connection instead.
+fn can_refuse(version: KernelVersion) -> bool {
+    version >= KernelVersion::new(5, 18, 0)
 }
 
 fn kernel_version() -> Result<KernelVersion, Error> {
