@@ -5,7 +5,7 @@ use crate::{
     forward,
     hook::Hook,
     maps::{FLOWS, count},
-    packet::{Ipv4, Ipv6, Packet},
+    packet::{Extension, Ipv4, Ipv6, Packet},
     place::Place,
     skb::{Failed, Skb},
 };
@@ -71,7 +71,17 @@ fn parse(packet: &Packet, skb: Skb) -> Result<Quote, Failed> {
         tuple.src = quoted.src;
         tuple.dst = quoted.dst;
         tuple.protocol = quoted.next;
-        (ip + 40, 0)
+        let mut l4 = ip + 40;
+        if quoted.next.0 == 44 {
+            // Its sender has fragmented it (RFC 8200, 4.5); the first fragment has the ports.
+            let fragment: Extension = skb.load(l4)?;
+            if u16::from_be(fragment.fragment) & 0xfff8 != 0 {
+                return Err(Failed);
+            }
+            tuple.protocol = fragment.next;
+            l4 += 8;
+        }
+        (l4, 0)
     };
     tuple.protocol.name().ok_or(Failed)?;
     tuple.ports = skb.load::<Ports>(l4)?;

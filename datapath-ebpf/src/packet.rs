@@ -87,10 +87,10 @@ struct Ipv6Tail {
 /// The first eight bytes of an IPv6 extension header (RFC 8200, 4).
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct Extension {
-    next: Protocol,
+pub(crate) struct Extension {
+    pub(crate) next: Protocol,
     length: u8,
-    fragment: u16,
+    pub(crate) fragment: u16,
     id: u32,
 }
 
