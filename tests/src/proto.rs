@@ -104,7 +104,7 @@ pub struct Ask {
     pub to: SocketAddr,
     /// HTTP path, or the datagram.
     pub query: String,
-    /// Source port, 0 for any (UDP only).
+    /// Source port, 0 for any.
     pub source_port: u16,
     /// Whether a UDP socket is connected before it sends.
     pub connected: bool,

@@ -1,10 +1,21 @@
 //! The client: one request, one verdict.
 
 use crate::proto::{Ask, Proto, Verdict, pattern};
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{
+            self, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage,
+            sockopt::{ReuseAddr, SendTimeout},
+        },
+        time::{TimeVal, TimeValLike as _},
+    },
+};
 use std::{
     collections::BTreeMap,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    os::fd::AsRawFd as _,
     time::{Duration, Instant},
 };
 
@@ -60,16 +71,16 @@ impl Kept {
         let Ask { proto, to, query: _, source_port, connected, timeout_ms } = ask;
         Ok(match proto {
             Proto::Tcp => {
-                let stream = TcpStream::connect_timeout(to, Duration::from_millis(*timeout_ms))?;
+                let timeout = Duration::from_millis(*timeout_ms);
+                let stream = match source_port {
+                    0 => TcpStream::connect_timeout(to, timeout)?,
+                    port => connect_from(*port, *to, timeout)?,
+                };
                 stream.set_nodelay(true)?;
                 Self::Tcp(stream)
             }
             Proto::Udp => {
-                let any = match to.ip() {
-                    IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-                    IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
-                };
-                let socket = UdpSocket::bind((any, *source_port))?;
+                let socket = UdpSocket::bind(any_address(*to, *source_port))?;
                 if *connected {
                     socket.connect(to)?;
                 }
@@ -86,6 +97,32 @@ impl Kept {
             Self::Udp(socket, to) => datagram(socket, *to, query, timeout),
         }
         .unwrap_or_else(Verdict::from)
+    }
+}
+
+/// Connects from a port of the caller's choice, even if an old connection of it still lingers.
+fn connect_from(port: u16, to: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket::socket(family, SockType::Stream, flags, None::<SockProtocol>)?;
+    socket::setsockopt(&socket, ReuseAddr, &true)?;
+    // Bounds connect() as well.
+    let patience = TimeVal::milliseconds(timeout.as_millis().try_into().unwrap_or(i64::MAX));
+    socket::setsockopt(&socket, SendTimeout, &patience)?;
+    let from = SockaddrStorage::from(any_address(to, port));
+    socket::bind(socket.as_raw_fd(), &from)?;
+    match socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(to)) {
+        Err(Errno::EINPROGRESS) => Err(io::ErrorKind::TimedOut.into()),
+        Err(errno) => Err(errno.into()),
+        Ok(()) => Ok(socket.into()),
+    }
+}
+
+/// The wildcard address of the family of `to`.
+fn any_address(to: SocketAddr, port: u16) -> SocketAddr {
+    match to.ip() {
+        IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, port).into(),
+        IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, port).into(),
     }
 }
 

@@ -5,8 +5,10 @@ use crate::world::{
 };
 use anyhow::{Context as _, Result, ensure};
 use lab::{
+    manifest::POD_PORT,
     proto::{Ask, Verdict},
     proxy::Kind,
+    service::web,
     suite::{Suite, eventually},
     topology::Family,
 };
@@ -42,6 +44,7 @@ pub(crate) fn run(suite: &mut Suite, world: &World) {
     suite.case("clusterip::long_transfer", || transfer(world));
     suite.case("clusterip::path_mtu", || path_mtu(world));
     suite.case("pods::reach_pods_directly", || direct(world));
+    suite.case("pods::port_used_again_for_the_pod_itself", || port_again(world));
 }
 
 /// One client, one backend, every way and family: who answers and which source it sees.
@@ -244,11 +247,41 @@ fn direct(world: &World) -> Result<()> {
             let pod = world.lab.pod(backend)?;
             for family in Family::ALL {
                 for way in Way::ALL {
-                    let to = SocketAddr::new(pod.address.get(family), lab::manifest::POD_PORT);
+                    let to = SocketAddr::new(pod.address.get(family), POD_PORT);
                     checks.push(expect_answer(&space, &way.ask(to, "hostname"), backend));
                 }
             }
         }
     }
+    all(checks)
+}
+
+/// A client may use one source port for a Service and, at the same time or after it, for a pod
+/// behind it: those are two connections to the client. The Service has session affinity, which
+/// keeps it from being translated at the socket.
+fn port_again(world: &World) -> Result<()> {
+    /// Below the range that the kernel chooses from.
+    const PORT: u16 = 20_000;
+    let mut spec = web("other");
+    spec["sessionAffinity"] = "ClientIP".into();
+    let service = world.lab.create_service("again", &spec)?;
+    world.settle_service(&service)?;
+    let space = world.space(CLIENT)?;
+    let pod = world.lab.pod("other")?;
+    let mut checks = Vec::new();
+    for family in Family::ALL {
+        for (port, way) in (PORT..).zip(Way::ALL) {
+            let from = |to| Ask { source_port: port, ..way.ask(to, "hostname") };
+            let (through, straight) =
+                (from(service.at(family, 80)?), from((pod.address.get(family), POD_PORT).into()));
+            for (ask, which) in
+                [(&through, "Service"), (&straight, "pod"), (&through, "Service again")]
+            {
+                let check = expect_answer(&space, ask, "other");
+                checks.push(check.with_context(|| format!("{way} {family} to the {which}")));
+            }
+        }
+    }
+    world.lab.delete_service("again")?;
     all(checks)
 }
