@@ -218,6 +218,29 @@ fn source(
     }
 }
 
+/// Gives a plain connection between pods another source port if its answers would be taken for those
+/// of a flow: its client uses one port for a service and for the backend that it got there.
+#[inline(always)]
+pub(crate) fn evade(packet: &mut Packet, skb: Skb) -> Result<(), Outcome> {
+    packet.key = packet.tuple.reverse();
+    // SAFETY: read at once.
+    let taken = unsafe { FLOWS.get(&packet.key) };
+    if !taken.is_some_and(|flow| !flow.flags.has(FlowFlags::STACK)) {
+        return Ok(());
+    }
+    let flow = &mut packet.flow;
+    flow.last_seen = now();
+    flow.service = 0;
+    flow.backend = 0;
+    flow.device = skb.device();
+    flow.flags = FlowFlags::FORWARD.with(FlowFlags::SOURCE_TRANSLATED);
+    flow.pad = 0;
+    claim(packet, skb.length())?;
+    packet.known = true;
+    count(Outcome::FlowCreated);
+    Ok(())
+}
+
 /// Writes both halves of [`Packet::flow`]. The half for the answers is the lock: while its tuple is
 /// taken, another source port is tried.
 #[inline(never)] // Its loop would be verified once for each hook and path.

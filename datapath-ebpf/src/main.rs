@@ -155,7 +155,14 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
     if hook == Hook::ToPod && forward::is_detour(packet) {
         flow::leave_to_stack(packet);
     }
-    if matches!(place, Place::Pod(_) | Place::Remote(_)) || hook == Hook::ToPod {
+    let between_pods = matches!(place, Place::Pod(_) | Place::Remote(_));
+    if between_pods && packet.opens() && matches!(hook, Hook::FromPod | Hook::ToUplink) {
+        flow::evade(packet, skb)?;
+        if packet.known {
+            return forward::translate(packet, skb, hook, place);
+        }
+    }
+    if between_pods || hook == Hook::ToPod {
         return forward::carry(packet, skb, hook, place);
     }
     if matches!(packet.transport, Transport::Whole | Transport::Later)

@@ -496,6 +496,40 @@ fn two_frontends_one_backend_and_one_client_port_do_not_collide() {
 }
 
 #[test]
+fn one_client_port_for_a_service_and_for_the_backend_behind_it() {
+    let Some(mut node) = reference() else { return };
+    tell(
+        &mut node,
+        "through the service",
+        &[(
+            FROM_POD,
+            "10.10.3.5:40000 > 10.200.1.10:80 tcp S",
+            Redirect,
+            "10.10.3.5:40000 > 10.10.1.7:8080 tcp S ttl=63",
+        )],
+    );
+    let (_, out) = node.run(FROM_POD, &frame("10.10.3.5:40000 > 10.10.1.7:8080 tcp S"));
+    let seen = describe(&out);
+    let (client, rest) = seen.split_once(" > ").expect("a description");
+    assert_eq!(rest, "10.10.1.7:8080 tcp S ttl=63");
+    assert!(client.starts_with("10.10.3.5:6"), "another port of the same client: {client}");
+    let answer = format!("10.10.1.7:8080 > {client} tcp SA");
+    tell(
+        &mut node,
+        "both answers",
+        &[
+            (
+                FROM_UPLINK,
+                "10.10.1.7:8080 > 10.10.3.5:40000 tcp SA",
+                Redirect,
+                "10.200.1.10:80 > 10.10.3.5:40000 tcp SA ttl=63",
+            ),
+            (FROM_UPLINK, &answer, Redirect, "10.10.1.7:8080 > 10.10.3.5:40000 tcp SA ttl=63"),
+        ],
+    );
+}
+
+#[test]
 fn icmp_errors_speak_of_what_their_receiver_sent() {
     let Some(mut node) = reference() else { return };
     tell(
