@@ -75,7 +75,7 @@ impl ControlPlane {
             (Identity::Proxy, "system:kube-proxy", "lab:proxies"),
         ] {
             let token = fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned();
-            tokens += &format!("{token},{user},{user},\"{groups}\"\n");
+            tokens.extend([&token, ",", user, ",", user, ",\"", groups, "\"\n"]);
             let config = kubeconfig(folder, address, &token);
             fs::write(kubeconfig_path(folder, identity), config.to_string())?;
         }

@@ -34,18 +34,21 @@ pub struct Builder {
 
 impl Builder {
     /// Number of pods on each node, named `web-NODE-1`, `web-NODE-2`…, with the label `app: web`.
+    #[must_use]
     pub fn pods_per_node(mut self, count: u8) -> Self {
         self.pods_per_node = count;
         self
     }
 
     /// Also a pod in the host network of each node: `host-NODE` with the label `app: host`.
+    #[must_use]
     pub fn host_pods(mut self) -> Self {
         self.host_pods = true;
         self
     }
 
     /// No control plane: the objects are files for `--source`.
+    #[must_use]
     pub fn source_mode(mut self) -> Self {
         self.source_mode = true;
         self
@@ -291,7 +294,7 @@ impl Lab {
     pub fn terminate_pod(&self, name: &str) -> Result<()> {
         match &self.cluster {
             Cluster::Api { client, .. } => {
-                client.delete_pod(name, std::time::Duration::from_secs(600))
+                client.delete_pod(name, std::time::Duration::from_mins(10))
             }
             Cluster::Source(source) => lock(source).delete_pod(name, true),
         }

@@ -36,6 +36,7 @@ impl PodSpec {
     }
 
     /// The same in the network of the node, serving on [`HOST_POD_PORT`].
+    #[must_use]
     pub fn on_host_network(mut self) -> Self {
         self.host_network = true;
         self.ports = vec![HOST_POD_PORT];
@@ -43,6 +44,7 @@ impl PodSpec {
     }
 
     /// The same serving on these ports.
+    #[must_use]
     pub fn serving(mut self, ports: &[u16]) -> Self {
         self.ports = ports.to_vec();
         self

@@ -62,13 +62,11 @@ impl Lab {
     /// Creates a dual-stack Service in the namespace `default`.
     pub fn create_service(&self, name: &str, spec: &Value) -> Result<Service> {
         let object = manifest::service(name, spec);
-        match self.source() {
-            Ok(source) => lock(source).create_service(object).map(Service),
-            Err(_) => {
-                let mut created = self.api()?.create_services(vec![object])?;
-                created.pop().map(Service).context("no Service came back")
-            }
+        if let Ok(source) = self.source() {
+            return lock(source).create_service(object).map(Service);
         }
+        let mut created = self.api()?.create_services(vec![object])?;
+        created.pop().map(Service).context("no Service came back")
     }
 
     /// Merges into a Service; a patch with `status` changes only that.

@@ -21,6 +21,7 @@ pub(crate) fn run() -> Result<()> {
         return Ok(());
     }
     let mut kernel = build::ebpf_cargo("clippy")?;
-    kernel.args(["--", "-D", "warnings"]);
+    // Keys and values are borrowed on purpose: by value they would be copied to the small stack.
+    kernel.args(["--", "-D", "warnings", "-A", "clippy::needless_borrows_for_generic_args"]);
     process::run(&mut kernel)
 }

@@ -230,12 +230,12 @@ fn small_path(world: &World) -> Result<()> {
 }
 
 fn set_underlay_mtu(world: &World, mtu: u32) -> Result<()> {
-    let mut ports = String::new();
     for node in world.lab.nodes() {
         node.space.ip(&format!("link set eth0 mtu {mtu}\n"))?;
-        ports += &format!("link set p-{} mtu {mtu}\n", node.spec.short());
+        let port = format!("link set p-{} mtu {mtu}\n", node.spec.short());
+        world.space("bridge")?.ip(&port)?;
     }
-    world.space("bridge")?.ip(&ports)
+    Ok(())
 }
 
 /// Pod to pod without a Service, on one node and across.

@@ -251,8 +251,8 @@ fn api_server_away(world: &World) -> Result<()> {
     world.lab.start_api_server()?;
     away.context("while the API server was away")?;
     let service =
-        eventually(Duration::from_secs(60), || world.lab.create_service("after", &web("web")))?;
-    eventually(Duration::from_secs(60), || world.settle_service(&service))?;
+        eventually(Duration::from_mins(1), || world.lab.create_service("after", &web("web")))?;
+    eventually(Duration::from_mins(1), || world.settle_service(&service))?;
     world.lab.wait_proxy(node)?;
     world.lab.delete_service("after")
 }

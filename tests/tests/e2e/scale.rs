@@ -45,7 +45,7 @@ fn thousand(world: &World, names: &[String]) -> Result<()> {
     label_pair(world)?;
     let objects = names.iter().map(|name| manifest::service(name, &spec)).collect();
     let services = world.lab.api()?.create_services(objects)?;
-    eventually(Duration::from_secs(60), || all_slices(world))?;
+    eventually(Duration::from_mins(1), || all_slices(world))?;
     let known = Instant::now();
     thread::sleep(LATENCY);
     let space = world.space(CLIENT)?;
