@@ -225,7 +225,7 @@ pub(crate) fn evade(packet: &mut Packet, skb: Skb) -> Result<(), Outcome> {
     packet.key = packet.tuple.reverse();
     // SAFETY: read at once.
     let taken = unsafe { FLOWS.get(&packet.key) };
-    if !taken.is_some_and(|flow| !flow.flags.has(FlowFlags::STACK)) {
+    if taken.is_none_or(|flow| flow.flags.has(FlowFlags::STACK)) {
         return Ok(());
     }
     let flow = &mut packet.flow;

@@ -194,6 +194,7 @@ impl Packet {
     /// Returns whether this is a later fragment.
     #[inline(always)]
     fn parse_ipv4(&mut self, skb: Skb) -> Option<bool> {
+        const MORE: u16 = 0x2000;
         let ip: Ipv4 = skb.load(ETHERNET).ok()?;
         let header = ip.header_length();
         self.end = ETHERNET + u32::from(u16::from_be(ip.length));
@@ -207,7 +208,6 @@ impl Packet {
         self.ttl = ip.ttl;
         self.l4 = ETHERNET + header;
         self.fragment_id = u32::from(ip.id);
-        const MORE: u16 = 0x2000;
         let later = ip.fragment_offset() != 0;
         self.first_fragment = !later && u16::from_be(ip.fragment) & MORE != 0;
         Some(later)

@@ -199,15 +199,12 @@ impl Found {
 #[inline(always)]
 fn find(dialled: &Endpoint, protocol: Protocol, client: Client) -> Option<Found> {
     let key = FrontendKey::new(dialled.addr, dialled.port, protocol);
-    let (inside, node_ports) = match address(&dialled.addr) {
-        Some(here) => {
-            let host = here.kind == AddressKind::HOST;
-            (host, host && here.flags & Address::NODE_PORT != 0)
-        }
-        None => {
-            let loopback = is_loopback(&dialled.addr);
-            (loopback, loopback && client == Client::Host)
-        }
+    let (inside, node_ports) = if let Some(here) = address(&dialled.addr) {
+        let host = here.kind == AddressKind::HOST;
+        (host, host && here.flags & Address::NODE_PORT != 0)
+    } else {
+        let loopback = is_loopback(&dialled.addr);
+        (loopback, loopback && client == Client::Host)
     };
     let found = match frontend(&key) {
         None if node_ports => service::node_port(&key),
