@@ -6,7 +6,7 @@ use crate::world::{
 use anyhow::{Context as _, Result, ensure};
 use lab::{
     manifest::POD_PORT,
-    proto::{Ask, Verdict},
+    proto::{Ask, Proto, Verdict},
     proxy::Kind,
     service::web,
     suite::{Suite, eventually},
@@ -73,10 +73,14 @@ fn source(world: &World, client: &str, target: &Target, ask: &Ask) -> Result<()>
     } else {
         vec![home.address().get(family), home.pod(1).get(family), pod]
     };
-    if client != CLIENT
-        && target.place == "host_network_here"
-        && matches!(world.kind, Kind::Datapath { socket_lb: false, .. })
-    {
+    let by_tc = match world.kind {
+        // Connected UDP sockets are left to tc: they could not move to another backend.
+        Kind::Datapath { socket_lb, .. } => {
+            !socket_lb || (ask.proto == Proto::Udp && ask.connected)
+        }
+        Kind::KubeProxy(_) => false,
+    };
+    if by_tc && client != CLIENT && target.place == "host_network_here" {
         // By tc alone, what a node sends to itself comes back in from the address that it dialled:
         // the kernel takes no packet from outside that claims to be from itself.
         own.push(ask.to.ip());
