@@ -73,7 +73,8 @@ pub(crate) fn test_binary() -> PathBuf {
     paths::cargo_target().join("debug/datapath")
 }
 
-/// Builds the binary for tests and the lab, in the profile that the tests are built in.
+/// Builds all programs for tests and the lab, in the profile that the tests are built in. Not by
+/// package: see the tests.
 ///
 /// # Errors
 ///
@@ -81,6 +82,6 @@ pub(crate) fn test_binary() -> PathBuf {
 pub(crate) fn for_tests() -> Result<()> {
     ebpf(false)?;
     let mut command = process::cargo();
-    command.args(["build", "--package", "datapath-user"]);
+    command.args(["build", "--bins"]);
     process::run(&mut command)
 }

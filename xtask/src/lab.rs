@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::setup::{self, Need};
-use crate::{build, paths, process};
+use crate::{build, paths};
 
 /// Becomes the lab's own command line: `up`, `down`, `status`, `exec NODE|POD -- CMD`, `tour`. A
 /// Ctrl-C and the exit code are then the lab's, without a parent in between.
@@ -32,8 +32,5 @@ pub(crate) fn become_lab(arguments: &[String]) -> Result<()> {
 
 fn prepare() -> Result<()> {
     setup::ensure(Need::Lab)?;
-    build::for_tests()?;
-    let mut lab = process::cargo();
-    lab.args(["build", "--package", "datapath-tests", "--bins"]);
-    process::run(&mut lab)
+    build::for_tests()
 }

@@ -113,44 +113,42 @@ fn command(suite: Suite) -> Result<Option<Command>> {
         .env(BINARY_VARIABLE, build::test_binary())
         .env(paths::CONTROL_PLANE_VARIABLE, paths::control_plane())
         .args(["test", "--no-fail-fast"]);
-    match suite {
-        Suite::Unit => {
-            command.args(["--lib", "--bins"]);
-        }
-        Suite::Kernel => {
-            command.args(["--package", "datapath-user", "--test", "*"]);
-        }
-        Suite::Packets | Suite::E2e => {
-            command.args(["--package", "datapath-tests"]);
-            let targets = test_targets()?;
-            let mut targets = targets
-                .iter()
-                .filter(|name| name.starts_with("packets") == (suite == Suite::Packets))
-                .peekable();
-            if targets.peek().is_none() {
-                return Ok(None);
-            }
-            for target in targets {
-                command.args(["--test", target]);
-            }
-        }
+    if suite == Suite::Unit {
+        command.args(["--lib", "--bins"]);
+        return Ok(Some(command));
     }
-    Ok(Some(command))
+    let targets = test_targets(suite)?;
+    for target in &targets {
+        command.args(["--test", target]);
+    }
+    Ok((!targets.is_empty()).then_some(command))
 }
 
-/// The names of the test targets of `datapath-tests`.
-fn test_targets() -> Result<Vec<String>> {
+/// The names of the test targets of a suite. They are asked for by name alone, never with their
+/// package: cargo then builds all crates with the same features, and so only once.
+fn test_targets(suite: Suite) -> Result<Vec<String>> {
     let mut command = process::cargo();
     command.args(["metadata", "--no-deps", "--format-version", "1"]);
     let metadata: serde_json::Value = serde_json::from_str(&process::output(&mut command)?)?;
     let packages = metadata["packages"].as_array().context("cargo metadata without packages")?;
-    let targets = packages
-        .iter()
-        .filter(|package| package["name"] == "datapath-tests")
-        .flat_map(|package| package["targets"].as_array().into_iter().flatten())
-        .filter(|target| target["kind"][0] == "test")
-        .filter_map(|target| target["name"].as_str());
-    Ok(targets.map(str::to_owned).collect())
+    let mut names = Vec::new();
+    for package in packages {
+        for target in package["targets"].as_array().into_iter().flatten() {
+            let Some(name) = target["name"].as_str() else { continue };
+            let belongs = match suite {
+                Suite::Unit => false,
+                Suite::Kernel => package["name"] == "datapath-user",
+                Suite::Packets => {
+                    package["name"] == "datapath-tests" && name.starts_with("packets")
+                }
+                Suite::E2e => package["name"] == "datapath-tests" && !name.starts_with("packets"),
+            };
+            if belongs && target["kind"][0] == "test" {
+                names.push(name.to_owned());
+            }
+        }
+    }
+    Ok(names)
 }
 
 /// Runs a command, passes its output on and adds up what it says; whether it succeeded.
