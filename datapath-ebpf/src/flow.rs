@@ -3,7 +3,8 @@
 use crate::{
     hook::Hook,
     maps::{FLOWS, address, backend, config, count, count_service},
-    packet::{ACK, FIN, Packet, RST, SYN},
+    packet::{ACK, FIN, Packet, RST, SYN, Transport},
+    place::Place,
     service::{self, Client, now, random},
     skb::Skb,
 };
@@ -98,7 +99,8 @@ fn is_stale(packet: &Packet, flow: &Flow) -> bool {
             return true;
         }
     }
-    if backend(flow.backend).is_some() {
+    // A plain connection that evades a flow has no service, and no backend that could go.
+    if flow.service == 0 || backend(flow.backend).is_some() {
         return false;
     }
     count(Outcome::FlowMoved);
@@ -218,10 +220,30 @@ fn source(
     }
 }
 
-/// Gives a plain connection between pods another source port if its answers would be taken for those
+/// Whether the packet's flow belongs to a pod whose packets were translated where they left it: what
+/// comes by on its way through the stack only looks like a packet of that flow.
+#[inline(always)]
+pub(crate) fn is_done(packet: &Packet, hook: Hook) -> bool {
+    let whose = FlowFlags::FORWARD.0 | FlowFlags::HOST_CLIENT.0;
+    hook == Hook::ToUplink && packet.flow.flags.0 & whose == FlowFlags::FORWARD.0
+}
+
+/// Whether the packet opens a plain connection, or may, where its client first appears.
+#[inline(always)]
+pub(crate) fn may_clash(packet: &Packet, hook: Hook) -> bool {
+    packet.transport == Transport::Whole
+        && (packet.opens() || packet.tuple.protocol != Protocol::TCP)
+        && match hook {
+            Hook::FromPod => true,
+            Hook::ToUplink => matches!(Place::of(&packet.tuple.src), Place::Host(_)),
+            Hook::ToPod | Hook::FromUplink => false,
+        }
+}
+
+/// Gives a plain connection another source port if its answers would be taken for those
 /// of a flow: its client uses one port for a service and for the backend that it got there.
 #[inline(always)]
-pub(crate) fn evade(packet: &mut Packet, skb: Skb) -> Result<(), Outcome> {
+pub(crate) fn evade(packet: &mut Packet, skb: Skb, host: bool) -> Result<(), Outcome> {
     packet.key = packet.tuple.reverse();
     // SAFETY: read at once.
     let taken = unsafe { FLOWS.get(&packet.key) };
@@ -234,6 +256,9 @@ pub(crate) fn evade(packet: &mut Packet, skb: Skb) -> Result<(), Outcome> {
     flow.backend = 0;
     flow.device = skb.device();
     flow.flags = FlowFlags::FORWARD.with(FlowFlags::SOURCE_TRANSLATED);
+    if host {
+        flow.flags = flow.flags.with(FlowFlags::HOST_CLIENT);
+    }
     flow.pad = 0;
     claim(packet, skb.length())?;
     packet.known = true;

@@ -63,14 +63,14 @@ pub(crate) fn translate(
 
 /// Whether an answer to a pod of this node travels through the stack: then its source is put back
 /// where it leaves the stack, in [`Hook::ToPod`]. So the stack sees the same two addresses both
-/// ways, and no packet with a service's address comes in by a device where it could not.
+/// ways, and no packet with a service's address comes in by a device where it could not. Nor is a
+/// packet put back twice: with its client's port back, it looks like an answer of the flow that the
+/// port was changed for.
 #[inline(always)]
 pub(crate) fn is_left_to_pod_side(packet: &Packet, hook: Hook, place: Place) -> bool {
-    let destination_stays =
-        packet.to.dst == packet.tuple.dst && packet.to.ports.dst == packet.tuple.ports.dst;
     matches!(hook, Hook::FromPod | Hook::FromUplink)
         && matches!(place, Place::Pod(_))
-        && destination_stays
+        && packet.to.dst == packet.tuple.dst
         && !packet.flow.flags.has(FlowFlags::FORWARD)
         && !is_native_from_pod(packet, hook)
 }

@@ -142,6 +142,7 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
     let place = Place::of(&packet.to.dst);
     if packet.known {
         if packet.flow.flags.has(FlowFlags::STACK)
+            || flow::is_done(packet, hook)
             || forward::is_left_to_pod_side(packet, hook, place)
         {
             maps::count(Outcome::Passed);
@@ -155,13 +156,13 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
     if hook == Hook::ToPod && forward::is_detour(packet) {
         flow::leave_to_stack(packet);
     }
-    let between_pods = matches!(place, Place::Pod(_) | Place::Remote(_));
-    if between_pods && packet.opens() && matches!(hook, Hook::FromPod | Hook::ToUplink) {
-        flow::evade(packet, skb)?;
+    if flow::may_clash(packet, hook) {
+        flow::evade(packet, skb, hook == Hook::ToUplink)?;
         if packet.known {
             return forward::translate(packet, skb, hook, place);
         }
     }
+    let between_pods = matches!(place, Place::Pod(_) | Place::Remote(_));
     if between_pods || hook == Hook::ToPod {
         return forward::carry(packet, skb, hook, place);
     }
