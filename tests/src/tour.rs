@@ -29,6 +29,9 @@ const LIVE_RATE: u32 = 25;
 pub fn show(lab: &Lab, kind: Option<Kind>, web: &Service) -> Result<()> {
     let Some(kind) = kind else { bail!("the tour needs a proxy on the nodes") };
     nodes(lab)?;
+    for node in lab.nodes() {
+        reachable(&node.space, web)?;
+    }
     if kind.is_datapath() {
         services(lab)?;
     }
@@ -51,6 +54,20 @@ fn nodes(lab: &Lab) -> Result<()> {
     say("")
 }
 
+/// Waits until the Service is served where `space` is.
+fn reachable(space: &Space, web: &Service) -> Result<()> {
+    for family in Family::ALL {
+        let to = web.at(family, 80)?;
+        eventually(PATIENCE, || {
+            for verdict in [space.http(to, "/hostname")?, space.udp(to, "hostname")?] {
+                ensure!(verdict.answer().is_some(), "{} to {to}: {verdict}", space.name());
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 /// What the agent of the first worker knows: all nodes know the same.
 fn services(lab: &Lab) -> Result<()> {
     say("Services, as the agent of myk8s-worker put them into the kernel:")?;
@@ -71,12 +88,7 @@ fn requests(lab: &Lab, web: &Service) -> Result<()> {
         for node in lab.nodes() {
             for client in [node.spec.name.to_owned(), format!("web-{}-1", node.spec.short())] {
                 let space = lab.space(&client)?;
-                let ask = request(Proto::Tcp, to, "/hostname");
-                eventually(PATIENCE, || {
-                    ensure!(space.ask(&ask)?.answer().is_some(), "{client} gets no answer");
-                    Ok(())
-                })?;
-                let counts = space.spread(&ask, REQUESTS)?;
+                let counts = space.spread(&request(Proto::Tcp, to, "/hostname"), REQUESTS)?;
                 let row = by_node(lab, &counts, &mut load)?;
                 check_row(&client, node, &row)?;
                 let cells: Vec<_> = NODES
