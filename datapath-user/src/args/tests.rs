@@ -1,0 +1,51 @@
+//! Flags and what becomes of them.
+
+use super::{Cli, Command};
+use crate::{
+    agent::{self, Objects},
+    plan::{NodePortAddresses, Routing},
+};
+use clap::{CommandFactory, Parser};
+
+fn options(args: &[&str]) -> agent::Options {
+    let args = ["datapath", "agent"].iter().chain(args);
+    match Cli::try_parse_from(args).expect("arguments").command {
+        Command::Agent(args) => args.options(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_command_line_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn flags_reach_the_agent() {
+    let options = options(&[
+        "--node-name=N1",
+        "--source=/objects",
+        "--cluster-cidr=10.10.0.0/16,fd00::/48",
+        "--routing=native",
+        "--socket-lb=off",
+        "--healthz-bind-address=",
+        "--nodeport-addresses=all",
+        "--masquerade-ports=40000-40010",
+        "--device=eth0,eth1",
+    ]);
+    assert_eq!(options.plan.node.name(), "n1");
+    assert!(matches!(options.objects, Objects::Folder(_)));
+    assert_eq!(options.plan.cluster_cidrs.len(), 2);
+    assert_eq!(options.plan.routing, Routing::Native);
+    assert_eq!(options.plan.node_port_addresses, NodePortAddresses::All);
+    assert!(!options.datapath.socket_lb && options.health_address.is_none());
+    assert_eq!(options.kernel.ports, (40000, 40010));
+    assert_eq!(options.kernel.devices, ["eth0", "eth1"]);
+}
+
+#[test]
+fn wrong_values_are_refused() {
+    for args in ["--routing=some", "--masquerade-ports=9-1", "--nodeport-addresses=eth0"] {
+        assert!(Cli::try_parse_from(["datapath", "agent", args]).is_err(), "{args}");
+    }
+}
