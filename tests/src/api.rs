@@ -1,7 +1,7 @@
 //! The cluster's objects through the real API server.
 
 use crate::{
-    control::{ControlPlane, Identity},
+    control::{ControlPlane, Identity, PROXY_USER},
     manifest::{self, PodSpec, pod_status},
     space::Space,
     topology::{Dual, NodeSpec},
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use futures::future::try_join_all;
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod, Service},
-    rbac::v1::ClusterRoleBinding,
+    rbac::v1::{ClusterRole, ClusterRoleBinding},
 };
 use kube::{
     Api, Client, Config,
@@ -30,6 +30,7 @@ use tokio::runtime::{Builder, Runtime};
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Requests under way at once when many objects are written.
 const PARALLEL: usize = 32;
+const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// A client of the API server, whose connections start in the namespace of the bridge.
 pub struct ApiClient {
@@ -78,6 +79,25 @@ impl ApiClient {
         // The task must run on a thread of the runtime, for only those are in the namespace.
         let task = self.runtime.spawn(task(self.client.clone()));
         self.runtime.block_on(task).context("the task panicked")?
+    }
+
+    /// Gives the proxies what our manifests give the agents beyond the rights of kube-proxy.
+    pub fn grant_manifests(&self) -> Result<()> {
+        let roles = manifest::cluster_roles()?;
+        self.run(|client| async move {
+            for role in roles {
+                let name = role.metadata.name.clone().context("a role without a name")?;
+                let binding = serde_json::from_value(json!({
+                    "metadata": {"name": name},
+                    "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": name},
+                    "subjects": [{"apiGroup": RBAC, "kind": "User", "name": PROXY_USER}],
+                }))?;
+                let params = PostParams::default();
+                Api::<ClusterRole>::all(client.clone()).create(&params, &role).await?;
+                Api::<ClusterRoleBinding>::all(client.clone()).create(&params, &binding).await?;
+            }
+            Ok(())
+        })
     }
 
     /// Registers nodes with their status.

@@ -12,6 +12,8 @@ use std::{
 
 /// Port of the API server.
 pub const API_PORT: u16 = 6443;
+/// The user that [`Identity::Proxy`] logs in as.
+pub const PROXY_USER: &str = "system:kube-proxy";
 /// Controllers that a cluster without kubelets and schedulers needs.
 const CONTROLLERS: &str = "endpointslice-controller,endpointslice-mirroring-controller,\
                            namespace-controller,service-cidr-controller";
@@ -45,7 +47,8 @@ pub struct ControlPlane {
 pub enum Identity {
     /// May do everything.
     Admin,
-    /// May do what kube-proxy may: bound to the role `system:node-proxier`.
+    /// May do what kube-proxy may: bound to the role `system:node-proxier`; and what our manifests
+    /// give the agents.
     Proxy,
 }
 
@@ -72,7 +75,7 @@ impl ControlPlane {
         let mut tokens = String::new();
         for (identity, user, groups) in [
             (Identity::Admin, "lab-admin", "system:masters"),
-            (Identity::Proxy, "system:kube-proxy", "lab:proxies"),
+            (Identity::Proxy, PROXY_USER, "lab:proxies"),
         ] {
             let token = fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned();
             tokens.extend([&token, ",", user, ",", user, ",\"", groups, "\"\n"]);

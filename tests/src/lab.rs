@@ -482,6 +482,7 @@ fn start_control_plane(node: &Node, bridge: &Space, folder: &Path) -> Result<Clu
     )?;
     let client = ApiClient::connect(bridge, &mut control)?;
     control.start_controllers(&node.space)?;
+    client.grant_manifests()?;
     client.add_nodes(&NODES)?;
     Ok(Cluster::Api { client, control: Mutex::new(control) })
 }

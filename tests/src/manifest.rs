@@ -1,6 +1,8 @@
 //! The objects that the lab registers, as Kubernetes would have them.
 
 use crate::topology::{Dual, NodeSpec};
+use anyhow::{Context as _, Result};
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use serde_json::{Value, json};
 
 /// Port on which the pods of the lab serve, TCP and UDP, unless they are told otherwise.
@@ -72,6 +74,15 @@ impl PodSpec {
             },
         })
     }
+}
+
+/// The roles that the manifests give the agents over the whole cluster.
+pub fn cluster_roles() -> Result<Vec<ClusterRole>> {
+    let documents = include_str!("../../manifests/rbac.yaml").split("\n---\n");
+    documents
+        .filter(|document| document.contains("\nkind: ClusterRole\n"))
+        .map(|document| serde_saphyr::from_str(document).context("a role of the manifests"))
+        .collect()
 }
 
 /// The status that a kubelet would report.

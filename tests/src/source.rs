@@ -38,6 +38,18 @@ struct SourcePod {
     terminating: bool,
 }
 
+impl SourcePod {
+    fn object(&self) -> Value {
+        let mut object = self.spec.object();
+        object["status"] = manifest::pod_status(self.address, self.spec.node, self.ready);
+        object
+    }
+}
+
+fn pod_file(name: &str) -> String {
+    format!("pod-{name}.yaml")
+}
+
 impl Source {
     /// Starts with no objects in a new folder.
     pub fn new(folder: &Path) -> Result<Self> {
@@ -82,6 +94,7 @@ impl Source {
                 ready: true,
                 terminating: false,
             };
+            self.write(&pod_file(&spec.name), &pod.object().to_string())?;
             self.pods.insert(spec.name.clone(), pod);
         }
         self.write_slices()
@@ -99,6 +112,7 @@ impl Source {
             self.pods.get_mut(name).context("no such pod")?.terminating = true;
         } else {
             self.pods.remove(name).context("no such pod")?;
+            fs::remove_file(self.folder.join(pod_file(name)))?;
         }
         self.write_slices()
     }

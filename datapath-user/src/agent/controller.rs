@@ -14,7 +14,7 @@ use crate::{
     model::{Dirty, Event, Family, Kind, Model, Node, ObjectName},
     plan::{Change, HealthCheck, Keys, Planner, Settings},
 };
-use datapath_common::{Addr, Config, ConfigFlags, Timeouts};
+use datapath_common::{Addr, Config, ConfigFlags, FrontendKind, Timeouts};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -92,6 +92,10 @@ impl<K: Kernel> Controller<K> {
         if !maps.services.is_empty() {
             info!(services = maps.services.len(), "taking over from an agent before");
         }
+        let mut awaited = BTreeSet::from([Kind::Service, Kind::Slice, Kind::Node]);
+        if maps.frontends.values().any(|frontend| frontend.kind == FrontendKind::HOST_PORT) {
+            awaited.insert(Kind::Pod);
+        }
         Ok(Self {
             kernel,
             settings,
@@ -99,7 +103,7 @@ impl<K: Kernel> Controller<K> {
             planner: Planner::new(plan, &maps),
             telemetry,
             saved,
-            awaited: [Kind::Service, Kind::Slice, Kind::Node].into(),
+            awaited,
             phase: if maps.services.is_empty() { Phase::Fresh } else { Phase::TakenOver },
             audit_due: false,
             snapshot: None,

@@ -89,7 +89,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let (sender, news) = mpsc::channel(NEWS);
     let mut installation = None;
     if let Some(client) = client {
-        let watches = k8s::watch(&client, &sender);
+        let watches = k8s::watch(&client, options.plan.node.name(), &sender);
         tasks.spawn(async { drop(watches.join_all().await) });
         installation = options
             .daemonset

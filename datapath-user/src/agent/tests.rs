@@ -182,7 +182,7 @@ fn tell(controller: &mut Controller<Fake>, events: impl IntoIterator<Item = Even
 fn listed(kind: Kind, names: &[&str]) -> Event {
     let name = |name: &&str| match kind {
         Kind::Node | Kind::ServiceCidr => ObjectName::cluster(name),
-        Kind::Service | Kind::Slice => ObjectName::namespaced("default", name),
+        Kind::Service | Kind::Slice | Kind::Pod => ObjectName::namespaced("default", name),
     };
     Event::Listed(kind, names.iter().map(name).collect::<HashSet<_>>())
 }

@@ -22,6 +22,9 @@ use std::{
 };
 use tracing::{debug, warn};
 
+mod pod;
+pub(super) use pod::pod;
+
 /// Shares texts that many objects repeat: names of nodes and zones.
 #[derive(Debug, Default)]
 pub(super) struct Names {

@@ -183,6 +183,7 @@ fn key(event: &Event) -> Option<(Kind, ObjectName)> {
         Event::Slice(slice) => Some((Kind::Slice, slice.name.clone())),
         Event::Node(node) => Some((Kind::Node, node.name.clone())),
         Event::ServiceCidr(cidr) => Some((Kind::ServiceCidr, cidr.name.clone())),
+        Event::Pod(pod) => Some((Kind::Pod, pod.name.clone())),
         Event::Deleted(..) | Event::Listed(..) => None,
     }
 }
@@ -272,6 +273,7 @@ impl Document<'_> {
                 "ServiceCIDR" => {
                     events.push(Event::ServiceCidr(convert::service_cidr(&self.parse()?)));
                 }
+                "Pod" => events.push(Event::Pod(convert::pod(&self.parse()?, names))),
                 "" => return Err(self.wrong("an object without a kind")),
                 _ => {}
             },
@@ -316,6 +318,10 @@ impl Document<'_> {
             "ServiceCIDR" => {
                 let object = networking::ServiceCIDR::deserialize(item).map_err(wrong)?;
                 events.push(Event::ServiceCidr(convert::service_cidr(&object)));
+            }
+            "Pod" => {
+                let object = core::Pod::deserialize(item).map_err(wrong)?;
+                events.push(Event::Pod(convert::pod(&object, names)));
             }
             _ => {}
         }

@@ -28,11 +28,13 @@ pub enum News {
     Unavailable(Kind),
 }
 
-/// Watches everything that the model holds. The tasks live as long as the returned set.
-pub fn watch(client: &Client, news: &mpsc::Sender<News>) -> JoinSet<()> {
+/// Watches everything that the model holds, Pods of the node `node` only. The tasks live as long as
+/// the returned set.
+pub fn watch(client: &Client, node: &str, news: &mpsc::Sender<News>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let follow = |kind| Follow {
         kind,
+        config: Config::default(),
         news: news.clone(),
         seen: HashSet::new(),
         failing: None,
@@ -62,12 +64,21 @@ pub fn watch(client: &Client, news: &mpsc::Sender<News>) -> JoinSet<()> {
         |object: &networking::ServiceCIDR| convert::cluster(&object.metadata),
         |object: &networking::ServiceCIDR| Some(Event::ServiceCidr(convert::service_cidr(object))),
     ));
+    let mut names = Names::default();
+    let here = Config::default().fields(&format!("spec.nodeName={node}"));
+    tasks.spawn(Follow { config: here, ..follow(Kind::Pod) }.run(
+        Api::<core::Pod>::all(client.clone()),
+        |object: &core::Pod| convert::namespaced(&object.metadata),
+        move |object: &core::Pod| Some(Event::Pod(convert::pod(object, &mut names))),
+    ));
     tasks
 }
 
 /// One kind of object.
 struct Follow {
     kind: Kind,
+    /// Which of them, listed by pages.
+    config: Config,
     news: mpsc::Sender<News>,
     /// Objects of the list that is under way.
     seen: HashSet<ObjectName>,
@@ -95,24 +106,26 @@ impl Follow {
     ) where
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     {
-        let streaming = Config::default().streaming_lists();
-        if let End::NoStreaming = self.follow(&api, streaming, &name, &mut convert).await {
+        if let End::NoStreaming = self.follow(&api, true, &name, &mut convert).await {
             info!(kind = ?self.kind, "the API server has no streaming lists; listing by pages");
-            self.follow(&api, Config::default(), &name, &mut convert).await;
+            self.follow(&api, false, &name, &mut convert).await;
         }
     }
 
     async fn follow<K>(
         &mut self,
         api: &Api<K>,
-        config: Config,
+        streaming: bool,
         name: &impl Fn(&K) -> ObjectName,
         convert: &mut impl FnMut(&K) -> Option<Event>,
     ) -> End
     where
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     {
-        let streaming = config == Config::default().streaming_lists();
+        let mut config = self.config.clone();
+        if streaming {
+            config = config.streaming_lists();
+        }
         let mut stream = watcher(api.clone(), config).boxed();
         let mut delay = FIRST_DELAY;
         let mut deadline: Option<Instant> = None;
@@ -151,11 +164,10 @@ impl Follow {
                         return End::Closed;
                     }
                     sleep(delay).await;
-                    // ServiceCIDRs are a recent kind that older roles do not know of.
-                    let optional = self.kind == Kind::ServiceCidr && is_refusal(code);
+                    let optional = is_optional(self.kind) && is_refusal(code);
                     delay = (delay * 2).min(if optional { OPTIONAL_DELAY } else { LAST_DELAY });
                 }
-                None => stream = watcher(api.clone(), Config::default()).boxed(),
+                None => stream = watcher(api.clone(), self.config.clone()).boxed(),
             }
         }
     }
@@ -208,9 +220,16 @@ impl Follow {
             warn!(?kind, error = reason(error), "watch failed; what is known stays, trying again");
             Instant::now()
         });
-        if is_refusal(code) && since.elapsed() > PATIENCE && !self.given_up {
+        // Services do not wait for what they work without.
+        let patience = if kind == Kind::Pod { Duration::ZERO } else { PATIENCE };
+        if is_refusal(code) && since.elapsed() >= patience && !self.given_up {
             self.given_up = true;
-            warn!(?kind, error = reason(error), "going on without these objects");
+            warn!(
+                ?kind,
+                error = reason(error),
+                lost = loss(kind),
+                "going on without these objects"
+            );
             self.news.send(News::Unavailable(kind)).await?;
         }
         Ok(())
@@ -245,6 +264,21 @@ fn code(error: &watcher::Error) -> Option<u16> {
 /// Whether asking again soon is pointless: forbidden, or no such kind of object.
 fn is_refusal(code: Option<u16>) -> bool {
     matches!(code, Some(403 | 404))
+}
+
+/// Kinds that older roles do not know of.
+fn is_optional(kind: Kind) -> bool {
+    matches!(kind, Kind::ServiceCidr | Kind::Pod)
+}
+
+/// What does not work without objects of this kind.
+fn loss(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Service | Kind::Slice => "nothing works",
+        Kind::Node => "zones, podCIDRs and routes to other nodes are not known",
+        Kind::ServiceCidr => "service addresses that nobody has are not dropped",
+        Kind::Pod => "host ports of pods are not served, workloads are not named",
+    }
 }
 
 /// Pause after a first failure; it doubles up to [`LAST_DELAY`].

@@ -1,6 +1,6 @@
 //! The index of objects.
 
-use super::{Node, ObjectName, Service, ServiceCidr, Slice};
+use super::{Node, ObjectName, Pod, Service, ServiceCidr, Slice};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     time::SystemTime,
@@ -17,11 +17,14 @@ pub enum Kind {
     Node,
     /// ServiceCIDR.
     ServiceCidr,
+    /// Pod, of this node.
+    Pod,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Service, Self::Slice, Self::Node, Self::ServiceCidr];
+    pub const ALL: [Self; 5] =
+        [Self::Service, Self::Slice, Self::Node, Self::ServiceCidr, Self::Pod];
 }
 
 /// News of the cluster.
@@ -35,6 +38,8 @@ pub enum Event {
     Node(Node),
     /// A ServiceCIDR is, or has become, this.
     ServiceCidr(ServiceCidr),
+    /// A Pod is, or has become, this.
+    Pod(Pod),
     /// An object is gone.
     Deleted(Kind, ObjectName),
     /// These are all the objects of a kind that there are.
@@ -50,6 +55,8 @@ pub struct Dirty {
     pub nodes: bool,
     /// A ServiceCIDR has changed.
     pub service_cidrs: bool,
+    /// Pods that have changed.
+    pub pods: BTreeSet<ObjectName>,
     /// Number of changes of Services.
     pub service_changes: u64,
     /// Number of changes of EndpointSlices.
@@ -61,7 +68,7 @@ pub struct Dirty {
 impl Dirty {
     /// Whether nothing has changed.
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && !self.nodes && !self.service_cidrs
+        self.services.is_empty() && self.pods.is_empty() && !self.nodes && !self.service_cidrs
     }
 }
 
@@ -75,6 +82,7 @@ pub struct Model {
     owners: HashMap<ObjectName, ObjectName>,
     nodes: BTreeMap<ObjectName, Node>,
     service_cidrs: BTreeMap<ObjectName, ServiceCidr>,
+    pods: BTreeMap<ObjectName, Pod>,
     listed: HashSet<Kind>,
     dirty: Dirty,
 }
@@ -97,6 +105,12 @@ impl Model {
                 if self.service_cidrs.get(&name) != Some(&cidr) {
                     self.service_cidrs.insert(name, cidr);
                     self.dirty.service_cidrs = true;
+                }
+            }
+            Event::Pod(pod) => {
+                if self.pods.get(&pod.name) != Some(&pod) {
+                    self.dirty.pods.insert(pod.name.clone());
+                    self.pods.insert(pod.name.clone(), pod);
                 }
             }
             Event::Deleted(kind, name) => self.delete(kind, &name),
@@ -162,6 +176,17 @@ impl Model {
         self.service_cidrs.values()
     }
 
+    /// A Pod.
+    pub fn pod(&self, name: &ObjectName) -> Option<&Pod> {
+        self.pods.get(name)
+    }
+
+    /// All Pods that are known, ordered by name: those of this node, but for objects that are read
+    /// from files.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values()
+    }
+
     fn put_service(&mut self, service: Service) {
         if self.services.get(&service.name) == Some(&service) {
             return;
@@ -201,6 +226,11 @@ impl Model {
             Kind::ServiceCidr => {
                 self.dirty.service_cidrs |= self.service_cidrs.remove(name).is_some();
             }
+            Kind::Pod => {
+                if self.pods.remove(name).is_some() {
+                    self.dirty.pods.insert(name.clone());
+                }
+            }
         }
     }
 
@@ -224,6 +254,7 @@ impl Model {
             Kind::Slice => Box::new(self.owners.keys()),
             Kind::Node => Box::new(self.nodes.keys()),
             Kind::ServiceCidr => Box::new(self.service_cidrs.keys()),
+            Kind::Pod => Box::new(self.pods.keys()),
         }
     }
 }

@@ -125,6 +125,57 @@ fn fields_of_a_node() {
 }
 
 #[test]
+fn fields_of_a_pod() {
+    let port = |ip: Option<&str>, port, target, protocol: Option<&str>| json!({"hostIP": ip, "hostPort": port, "containerPort": target, "protocol": protocol});
+    let mut object = json!({
+        "metadata": {
+            "namespace": "ns", "name": "p", "creationTimestamp": "1970-01-01T00:01:00Z",
+            "deletionTimestamp": "1970-01-01T00:02:00Z",
+        },
+        "spec": {
+            "nodeName": "n",
+            "containers": [{"name": "a", "ports": [
+                port(None, 8080, 80, None), port(Some("127.0.0.1"), 8080, 81, Some("UDP")),
+                port(None, 0, 82, None), port(Some("here"), 8081, 83, None),
+                port(None, 70_000, 84, None), port(None, 8082, 85, Some("ICMP")),
+            ]}],
+            "initContainers": [
+                {"name": "setup", "ports": [port(None, 9090, 90, None)]},
+                {"name": "sidecar", "restartPolicy": "Always", "ports": [port(Some("::"), 9091, 91, None)]},
+            ],
+        },
+        "status": {"phase": "Running", "podIP": "10.10.3.5",
+                   "podIPs": [{"ip": "10.10.3.5"}, {"ip": "fd00::5"}]},
+    });
+    let read = |object: &serde_json::Value| {
+        pod(&serde_json::from_value(object.clone()).expect("a Pod"), &mut Names::default())
+    };
+    let found = read(&object);
+    assert_eq!((found.created, found.node.as_deref()), (60, Some("n")));
+    assert!(found.deleting && !found.ended && !found.host_network);
+    assert_eq!(*found.addresses, [IpAddr::from([10, 10, 3, 5]), "fd00::5".parse().expect("IPv6")]);
+    let ports: Vec<_> = found
+        .host_ports
+        .iter()
+        .map(|host| (host.address, host.port.get(), host.container_port.get(), host.protocol))
+        .collect();
+    let localhost = Some(IpAddr::from([127, 0, 0, 1]));
+    let any = Some("::".parse().expect("IPv6"));
+    assert_eq!(
+        ports,
+        [
+            (None, 8080, 80, Protocol::Tcp),
+            (localhost, 8080, 81, Protocol::Udp),
+            (any, 9091, 91, Protocol::Tcp),
+        ]
+    );
+    object["spec"]["hostNetwork"] = true.into();
+    object["status"]["phase"] = "Failed".into();
+    let found = read(&object);
+    assert!(found.host_network && found.host_ports.is_empty() && found.ended);
+}
+
+#[test]
 fn names_that_nobody_uses_are_forgotten() {
     let mut names = Names::default();
     let kept = names.share("kept");

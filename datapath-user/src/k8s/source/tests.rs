@@ -26,7 +26,8 @@ const SLICES: &str = r#"{"apiVersion": "v1", "kind": "List", "items": [
     {"kind": "EndpointSlice", "addressType": "IPv4",
      "metadata": {"name": "s", "namespace": "ns", "labels": {"kubernetes.io/service-name": "a"}},
      "endpoints": [{"addresses": ["10.10.0.2"]}], "ports": [{"name": "", "port": 8080}]},
-    {"kind": "Node", "metadata": {"name": "n"}}]}"#;
+    {"kind": "Node", "metadata": {"name": "n"}},
+    {"kind": "Pod", "metadata": {"name": "p", "namespace": "ns"}}]}"#;
 
 fn write(folder: &Folder, name: &str, text: &str) {
     fs::write(folder.path.join(name), text).expect("a file");
@@ -57,10 +58,12 @@ fn a_folder_is_followed() {
         scan(&mut folder),
         [
             "+Node n",
+            "+Pod ns/p",
             "+Service ns/a",
             "+Service ns/b",
             "+Slice ns/s",
             "=Node 1",
+            "=Pod 1",
             "=Service 2",
             "=ServiceCidr 0",
             "=Slice 1",
