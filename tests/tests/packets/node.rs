@@ -62,7 +62,7 @@ impl Node {
             return None;
         };
         let mut ebpf = EbpfLoader::new()
-            .map_max_entries("FLOWS", 4096)
+            .map_max_entries("FLOWS", 65_536)
             .load(&object)
             .expect("the object file loads");
         for (name, program) in ebpf.programs_mut() {
@@ -89,6 +89,16 @@ impl Node {
             self.ebpf.programs().map(|(name, program)| (name.to_owned(), count(program))).collect();
         all.sort();
         all
+    }
+
+    /// The version of the compiler that made the programs, as it says in their debug information.
+    pub(crate) fn compiler(&self) -> String {
+        const MARK: &[u8] = b"rustc version ";
+        let object = std::fs::read(object()).expect("the object file");
+        let start = object.windows(MARK.len()).position(|window| window == MARK);
+        let version = &object[start.expect("the compiler has left its name") + MARK.len()..];
+        let end = version.iter().position(|byte| *byte <= b' ').unwrap_or_default();
+        String::from_utf8_lossy(&version[..end]).into_owned()
     }
 
     pub(crate) fn configure(&mut self, flags: ConfigFlags) {
@@ -269,37 +279,62 @@ impl Node {
     /// As [`run`](Self::run); `None` for a frame that the kernel does not even hand to programs.
     pub(crate) fn try_run(&mut self, program: &str, frame: &[u8]) -> Option<(Verdict, Vec<u8>)> {
         let mut out = vec![0; frame.len() + 256];
-        let result = self.test_run(program, frame, &mut out, 1).ok()?;
-        out.truncate(result.data_size_out as usize);
-        let verdict = match result.return_value.cast_signed() {
-            -1 => Verdict::Next,
-            2 => Verdict::Drop,
-            7 => Verdict::Redirect,
-            other => panic!("{program} returned {other}"),
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ..TestRunOptions::default()
         };
-        Some((verdict, out))
+        let result = self.test_run(program, options).ok()?;
+        out.truncate(result.data_size_out as usize);
+        Some((verdict(program, &result), out))
     }
 
     /// Runs the sweep; returns how many entries it removed.
     pub(crate) fn sweep(&mut self) -> u32 {
-        self.test_run("sweep", &[0; 64], &mut [0; 64], 1).expect("the program runs").return_value
+        let options = TestRunOptions { data_in: Some(&[0; 64]), ..TestRunOptions::default() };
+        self.test_run("sweep", options).expect("the program runs").return_value
+    }
+
+    /// Sends a frame through a program and returns how many nanoseconds it took there.
+    pub(crate) fn time(&mut self, program: &str, frame: &[u8]) -> (Verdict, u32) {
+        let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };
+        let result = self.test_run(program, options).expect("the program runs");
+        (verdict(program, &result), result.duration.as_nanos() as u32)
+    }
+
+    /// As [`time`](Self::time), for a program that returns at once: a packet that we have sent on
+    /// ourselves, which its mark tells.
+    pub(crate) fn time_of_nothing(&mut self, frame: &[u8]) -> u32 {
+        const MARK: u32 = 0x000d_a7a0;
+        // The head of the kernel's `struct __sk_buff`: length, type, mark.
+        let context: [u8; 12] = bytemuck::cast([0, 0, MARK]);
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        let result = self.test_run(FROM_UPLINK, options).expect("the program runs");
+        assert_eq!(verdict(FROM_UPLINK, &result), Verdict::Next);
+        result.duration.as_nanos() as u32
     }
 
     fn test_run(
         &mut self,
         program: &str,
-        frame: &[u8],
-        out: &mut [u8],
-        repeat: u32,
+        options: TestRunOptions<'_>,
     ) -> Result<TestRunResult, ProgramError> {
         let program = self.ebpf.program(program).expect("a program of this name");
         let program: &SchedClassifier = program.try_into().expect("a classifier");
-        program.test_run(TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(out),
-            repeat,
-            ..TestRunOptions::default()
-        })
+        program.test_run(options)
+    }
+}
+
+fn verdict(program: &str, result: &TestRunResult) -> Verdict {
+    match result.return_value.cast_signed() {
+        -1 => Verdict::Next,
+        2 => Verdict::Drop,
+        7 => Verdict::Redirect,
+        other => panic!("{program} returned {other}"),
     }
 }
 
