@@ -1,7 +1,8 @@
 //! The packet buffer: every helper of the kernel that reads or changes it, behind safe functions.
 //!
-//! Reads go through `bpf_skb_load_bytes` and not through packet pointers: it also reaches what lies
-//! outside the linear part, and there is no bounds check that the compiler could optimise away.
+//! Reads go to the packet itself where it is linear, as headers nearly always are, and through
+//! `bpf_skb_load_bytes` where it is not. Writes always go through helpers: a program that writes to
+//! the packet itself makes the kernel unshare every packet, also those that it only looks at.
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh},
@@ -91,6 +92,34 @@ impl Skb {
     /// Copies what stands at `offset`.
     #[inline(always)]
     pub(crate) fn load<T: Pod>(self, offset: u32) -> Result<T, Failed> {
+        match self.load_linear(offset) {
+            Some(value) => Ok(value),
+            None => self.load_any(offset),
+        }
+    }
+
+    /// Copies what stands at `offset`, if that is in the linear part of the packet.
+    #[inline(always)]
+    fn load_linear<T: Pod>(self, offset: u32) -> Option<T> {
+        /// The verifier wants a limit; what lies behind it is rare enough for the helper.
+        const LIMIT: u32 = 255;
+        if offset > LIMIT {
+            return None;
+        }
+        // SAFETY: the kernel passes a valid context to the program.
+        let (data, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
+        let start = data + offset as usize;
+        if start + size_of::<T>() > end {
+            return None;
+        }
+        // SAFETY: within the packet, and every bit pattern is a `T`. The kernel aligns headers as
+        // their fields want it, or runs where loads need no alignment.
+        Some(unsafe { (start as *const T).read() })
+    }
+
+    /// Copies what stands at `offset`, wherever that is.
+    #[inline(always)]
+    fn load_any<T: Pod>(self, offset: u32) -> Result<T, Failed> {
         let mut value = MaybeUninit::<T>::uninit();
         // SAFETY: the helper writes exactly `size_of::<T>()` bytes, or fails.
         let status = unsafe {
