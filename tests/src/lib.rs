@@ -15,6 +15,7 @@ pub mod manifest;
 pub mod pod;
 pub mod proto;
 pub mod proxy;
+pub mod semantics;
 pub mod service;
 pub mod source;
 pub mod space;

@@ -1,0 +1,49 @@
+//! Where we differ from kube-proxy on purpose.
+
+/// One such place. The model follows kube-proxy but for those that a [`Proxy`](super::Proxy) is said
+/// to have.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Deviation {
+    /// A pod of another node is a client from outside.
+    RemotePodIsOutside,
+    /// A host process is seen with the node's address by pods of the node too.
+    HostKeepsItsAddress,
+}
+
+impl Deviation {
+    /// All of ours.
+    pub const ALL: [Self; 2] = [Self::RemotePodIsOutside, Self::HostKeepsItsAddress];
+
+    /// What differs.
+    pub const fn what(self) -> &'static str {
+        match self {
+            Self::RemotePodIsOutside => {
+                "A pod of another node that reaches this node's frontends is a client from outside: \
+                 the policy Local gives it local endpoints only, and a ClusterIP hides its address. \
+                 kube-proxy with a cluster CIDR takes it for a pod of this node."
+            }
+            Self::HostKeepsItsAddress => {
+                "Where tc translates for a process of the node, a pod of the same node sees the \
+                 node's address; kube-proxy shows it the address of the pod's gateway. A process of \
+                 the same node sees the address that was dialled; kube-proxy shows it some address \
+                 of the node."
+            }
+        }
+    }
+
+    /// Why it is better so.
+    pub const fn why(self) -> &'static str {
+        match self {
+            Self::RemotePodIsOutside => {
+                "kube-proxy sends it to endpoints on any node and keeps its address, so the answer of \
+                 an endpoint on a third node goes straight to the pod, which never dialled that: the \
+                 connection fails. With the mode NodeCIDR kube-proxy does as we do."
+            }
+            Self::HostKeepsItsAddress => {
+                "Both are the node to whoever sees them, and a packet whose source stays needs no \
+                 port of its own. The kernel takes no packet from outside that carries one of its \
+                 own addresses, so the node needs another one to talk to itself."
+            }
+        }
+    }
+}
