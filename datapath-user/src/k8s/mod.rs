@@ -9,5 +9,5 @@ mod watch;
 
 pub use connect::{Access, ConnectError, SavedServers, connect};
 pub use installation::Installation;
-pub use source::{SourceError, watch_folder};
+pub use source::{SourceError, parse_json, watch_folder};
 pub use watch::{News, watch};

@@ -65,6 +65,16 @@ pub async fn watch_folder(path: PathBuf, news: mpsc::Sender<News>) -> Result<(),
     }
 }
 
+/// The objects in a JSON text, as a file with it would hold them.
+pub fn parse_json(text: &str) -> Result<Vec<Event>, String> {
+    let mut events = Vec::new();
+    let document = Document { text, line: 0, json: true };
+    match document.objects(&mut Names::default(), &mut events) {
+        Ok(()) => Ok(events),
+        Err(Unreadable { line, reason }) => Err(format!("line {line}: {reason}")),
+    }
+}
+
 /// Has the kernel report changes; without it, the regular scan has to do.
 fn subscribe(path: &Path, wake: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
     let watcher = notify::recommended_watcher(move |_| {

@@ -196,7 +196,7 @@ struct Budget {
 fn the_programs_keep_within_their_budget() {
     let Some(mut node) = reference() else { return };
     let measured = Budget {
-        made_with: format!("Linux {}, rustc {}", kernel(), node.compiler()),
+        made_with: format!("Linux {}, rustc {}", kernel(), Node::compiler()),
         instructions: node.verified().into_iter().collect(),
         nanoseconds: measure(&mut node),
     };

@@ -4,10 +4,12 @@
 //! another node, and Services whose one backend is on this node, on the other, or in the host's
 //! network. Expectations are written for what comes out; frames as in [`frame`](mod@frame).
 
+mod apply;
 mod budget;
 mod frame;
 mod malformed;
 mod node;
+mod semantics;
 
 use datapath_common::{ConfigFlags, FlowFlags, FrontendFlags, Outcome, Protocol, RouteKind};
 use frame::{describe, frame, frame_with, icmp_error};

@@ -3,7 +3,10 @@
 
 use aya::{
     Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions, TestRunResult,
-    maps::{Array, HashMap, MapData, PerCpuArray, lpm_trie::LpmTrie},
+    maps::{
+        Array, HashMap, MapData, PerCpuArray,
+        lpm_trie::{Key, LpmTrie},
+    },
     programs::{Program, ProgramError, SchedClassifier},
 };
 use datapath_common::{
@@ -16,7 +19,7 @@ use std::{net::IpAddr, path::PathBuf};
 /// Makes a type of the map ABI one that aya takes.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Abi<T>(T);
+pub(crate) struct Abi<T>(pub(crate) T);
 
 // SAFETY: `bytemuck::Pod` promises all that aya's trait asks for.
 unsafe impl<T: bytemuck::Pod> Pod for Abi<T> {}
@@ -92,7 +95,7 @@ impl Node {
     }
 
     /// The version of the compiler that made the programs, as it says in their debug information.
-    pub(crate) fn compiler(&self) -> String {
+    pub(crate) fn compiler() -> String {
         const MARK: &[u8] = b"rustc version ";
         let object = std::fs::read(object()).expect("the object file");
         let start = object.windows(MARK.len()).position(|window| window == MARK);
@@ -121,7 +124,7 @@ impl Node {
             .expect("set");
     }
 
-    fn hash<K: bytemuck::Pod, V: bytemuck::Pod>(
+    pub(crate) fn hash<K: bytemuck::Pod, V: bytemuck::Pod>(
         &mut self,
         name: &str,
     ) -> HashMap<&mut MapData, Abi<K>, Abi<V>> {
@@ -165,10 +168,8 @@ impl Node {
     }
 
     fn prefix<V: bytemuck::Pod>(&mut self, name: &str, key: LpmKey, value: V) {
-        let map = self.ebpf.map_mut(name).expect("a map of this name");
-        let mut trie = LpmTrie::<_, [u32; 4], Abi<V>>::try_from(map).expect("a trie");
-        let key = aya::maps::lpm_trie::Key::new(key.prefix_len, key.addr.0);
-        trie.insert(&key, Abi(value), 0).expect("an entry is written");
+        let key = Key::new(key.prefix_len, Abi(key.addr.0));
+        self.trie(name).insert(&key, Abi(value), 0).expect("an entry is written");
     }
 
     /// A service with one frontend and the given backends; ids and list follow `service`.
@@ -207,6 +208,13 @@ impl Node {
                 ..value
             },
         );
+    }
+
+    pub(crate) fn trie<K: bytemuck::Pod, V: bytemuck::Pod>(
+        &mut self,
+        name: &str,
+    ) -> LpmTrie<&mut MapData, Abi<K>, Abi<V>> {
+        LpmTrie::try_from(self.ebpf.map_mut(name).expect("a map of this name")).expect("a trie")
     }
 
     /// Changes a frontend in place.
