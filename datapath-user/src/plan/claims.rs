@@ -1,16 +1,8 @@
-//! Who has a frontend that several Services claim.
+//! Who has a frontend that several claim.
 
-use crate::model::ObjectName;
+use super::owner::{Claim, Owner};
 use datapath_common::FrontendKey;
 use std::collections::{BTreeSet, HashMap};
-
-/// A Service's claim; of two the smaller wins: the older Service, then the smaller name.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Claim {
-    /// Seconds since 1970.
-    pub(super) created: i64,
-    pub(super) service: ObjectName,
-}
 
 /// All claims. Nearly every frontend has one only.
 #[derive(Debug, Default)]
@@ -20,24 +12,24 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// The Service that has `key`.
-    pub(super) fn holder(&self, key: FrontendKey) -> Option<&ObjectName> {
-        self.holders.get(&key).map(|claim| &claim.service)
+    /// Who has `key`.
+    pub(super) fn holder(&self, key: FrontendKey) -> Option<&Owner> {
+        self.holders.get(&key).map(|claim| &claim.owner)
     }
 
-    /// All frontends with the Services that have them.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (FrontendKey, &ObjectName)> {
-        self.holders.iter().map(|(key, claim)| (*key, &claim.service))
+    /// All frontends with those who have them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (FrontendKey, &Owner)> {
+        self.holders.iter().map(|(key, claim)| (*key, &claim.owner))
     }
 
-    /// Adds a claim. The Service that loses by it, if there is one.
-    pub(super) fn add(&mut self, key: FrontendKey, claim: Claim) -> Option<ObjectName> {
+    /// Adds a claim. Who loses by it, if anybody does.
+    pub(super) fn add(&mut self, key: FrontendKey, claim: Claim) -> Option<Owner> {
         let Some(holder) = self.holders.get_mut(&key) else {
             self.holders.insert(key, claim);
             return None;
         };
         let loser = if claim < *holder { std::mem::replace(holder, claim) } else { claim };
-        let name = loser.service.clone();
+        let name = loser.owner.clone();
         self.others.entry(key).or_default().insert(loser);
         Some(name)
     }

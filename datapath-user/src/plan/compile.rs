@@ -77,7 +77,16 @@ pub(super) struct PortPlan {
     pub(super) no_local: Vec<(Family, &'static str)>,
 }
 
-/// A Service.
+impl PortPlan {
+    /// Brings what the plan holds into the order that everybody relies on.
+    pub(super) fn sort(&mut self) {
+        self.backends.sort_by_key(|(addr, port)| order(*addr, *port));
+        self.ranges.sort_by_key(|key| (bytemuck::cast::<_, [u8; 16]>(key.addr.0), key.prefix_len));
+        self.ranges.dedup();
+    }
+}
+
+/// A Service, or the host ports of a pod.
 #[derive(Debug, Default)]
 pub(super) struct ServicePlan {
     pub(super) created: i64,
@@ -139,9 +148,7 @@ fn compile_port(
             }
         }
     }
-    plan.backends.sort_by_key(|(addr, port)| order(*addr, *port));
-    plan.ranges.sort_by_key(|key| (bytemuck::cast::<_, [u8; 16]>(key.addr.0), key.prefix_len));
-    plan.ranges.dedup();
+    plan.sort();
     plan
 }
 

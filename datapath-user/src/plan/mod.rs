@@ -4,13 +4,16 @@
 //! through three steps: its endpoints are joined and sorted into the lists that its policies use
 //! ([`endpoints`]), which with its addresses make a plan without numbers ([`compile`]), which is
 //! compared with the plan before and given ids that live as long as what they name ([`Planner`]).
+//! A pod with host ports ([`host_ports`]) goes the same way.
 
 mod addresses;
 mod claims;
 mod compile;
 mod endpoints;
+mod host_ports;
 mod ids;
 mod network;
+mod owner;
 mod planner;
 mod service;
 mod settings;

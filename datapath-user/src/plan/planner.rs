@@ -3,13 +3,15 @@
 use super::{
     Change, Network, Settings, Tables,
     addresses::prefixes,
-    claims::{Claim, Claims},
-    compile::{Context, compile},
+    claims::Claims,
+    compile::{Context, ServicePlan, compile},
+    host_ports::{HostPorts, compile_pod, served_addresses},
     network::local_clients,
+    owner::{Claim, Owner},
     service::{Numbers, ServiceState},
 };
 use crate::model::{Dirty, Family, Model, ObjectName};
-use datapath_common::{Frontend, FrontendKey};
+use datapath_common::{Address, Frontend, FrontendKey};
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     num::NonZeroU16,
@@ -40,12 +42,17 @@ pub struct Planner {
     context: Context,
     network: Network,
     numbers: Numbers,
-    services: HashMap<ObjectName, ServiceState>,
+    /// Services, and pods with host ports.
+    owners: HashMap<Owner, ServiceState>,
     claims: Claims,
     /// Port and number of ready endpoints here, of Services that ask for a health check server.
     health: HashMap<ObjectName, (NonZeroU16, usize)>,
+    /// Host ports that pods go without, since node ports have them.
+    shadowed: HashMap<ObjectName, Vec<FrontendKey>>,
     /// The tables that are not about Services; the others stay empty here.
     node: Tables,
+    /// Whether the model has been complete once.
+    settled: bool,
 }
 
 impl Planner {
@@ -64,10 +71,12 @@ impl Planner {
             context,
             network: Network::default(),
             numbers: Numbers::new(maps),
-            services: HashMap::new(),
+            owners: HashMap::new(),
             claims: Claims::default(),
             health: HashMap::new(),
+            shadowed: HashMap::new(),
             node: Tables::default(),
+            settled: false,
         }
     }
 
@@ -77,14 +86,19 @@ impl Planner {
         if dirty.nodes || dirty.service_cidrs {
             change = self.replan_node(model);
         }
+        let mut owners: BTreeSet<Owner> = dirty.pods.iter().cloned().map(Owner::Pod).collect();
+        if dirty.nodes {
+            owners.extend(pods(model));
+        }
         let context = self.context(model);
         if context == self.context {
-            self.replan(model, &dirty.services, &mut change);
+            owners.extend(dirty.services.iter().cloned().map(Owner::Service));
         } else {
             self.context = context;
-            let all = self.services.keys().chain(model.service_names()).cloned().collect();
-            self.replan(model, &all, &mut change);
+            owners.extend(self.services());
+            owners.extend(model.service_names().cloned().map(Owner::Service));
         }
+        self.replan(model, &owners, &mut change);
         change
     }
 
@@ -92,31 +106,37 @@ impl Planner {
     pub fn update_network(&mut self, model: &Model, network: Network) -> Change {
         self.network = network;
         let mut change = self.replan_node(model);
+        let mut owners = BTreeSet::new();
+        if self.settled {
+            // Before, it is not known what the Services leave to them.
+            owners.extend(pods(model));
+        }
         let context = self.context(model);
         if context != self.context {
             self.context = context;
-            let all = self.services.keys().cloned().collect();
-            self.replan(model, &all, &mut change);
+            owners.extend(self.services());
         }
+        self.replan(model, &owners, &mut change);
         change
     }
 
     /// Gives up numbers of the run before for what has not been seen by now. To be called once,
     /// when the model is complete.
     pub fn settle(&mut self) {
-        self.numbers.settle(&self.services.values().collect::<Vec<_>>());
+        self.settled = true;
+        self.numbers.settle(&self.owners.values().collect::<Vec<_>>());
     }
 
     /// All that the maps should hold.
     pub fn tables(&self) -> Tables {
         let mut tables = self.node.clone();
-        for (name, service) in &self.services {
-            service.add_to(name, &mut tables);
+        for (owner, state) in &self.owners {
+            state.add_to(owner, &mut tables);
         }
         tables.frontends = self
             .claims
             .iter()
-            .filter_map(|(key, holder)| Some((key, self.services.get(holder)?.frontend(key)?)))
+            .filter_map(|(key, holder)| Some((key, self.owners.get(holder)?.frontend(key)?)))
             .collect();
         tables
     }
@@ -133,15 +153,15 @@ impl Planner {
     /// Service ports whose policy Local leaves nothing here, by family and policy.
     pub fn no_local_endpoints(&self) -> NoLocalEndpoints {
         let mut counts = NoLocalEndpoints::new();
-        for key in self.services.values().flat_map(ServiceState::no_local) {
+        for key in self.owners.values().flat_map(ServiceState::no_local) {
             *counts.entry(key).or_default() += 1;
         }
         counts
     }
 
-    /// Ids of all service ports, each with its label.
+    /// Ids of all service ports and host ports, each with its label.
     pub fn labels(&self) -> impl Iterator<Item = (u32, String)> {
-        self.services.iter().flat_map(|(name, state)| state.labels(name))
+        self.owners.iter().flat_map(|(owner, state)| state.labels(owner))
     }
 
     /// What the operator decided.
@@ -198,10 +218,24 @@ impl Planner {
         change
     }
 
-    fn replan(&mut self, model: &Model, services: &BTreeSet<ObjectName>, change: &mut Change) {
+    /// The Services that have something in the maps.
+    fn services(&self) -> impl Iterator<Item = Owner> {
+        self.owners.keys().filter(|owner| matches!(owner, Owner::Service(_))).cloned()
+    }
+
+    /// Replans what these own; host ports also where node ports come or go.
+    fn replan(&mut self, model: &Model, owners: &BTreeSet<Owner>, change: &mut Change) {
         let mut before: HashMap<FrontendKey, Option<Frontend>> = HashMap::new();
-        for name in services {
-            self.replan_service(model, name, &mut before, change);
+        for owner in owners {
+            self.replan_owner(model, owner, &mut before, change);
+        }
+        let has_changed = |key: &FrontendKey, old: &Option<Frontend>| {
+            key.addr.is_unspecified() && old.is_some() != self.frontend(*key).is_some()
+        };
+        if before.iter().any(|(key, old)| has_changed(key, old)) {
+            for pod in pods(model) {
+                self.replan_owner(model, &pod, &mut before, change);
+            }
         }
         for (key, old) in before {
             match self.frontend(key) {
@@ -214,28 +248,24 @@ impl Planner {
         }
     }
 
-    /// Replans one Service; the frontends that it had or gets are noted in `before` with the values
+    /// Replans one owner; the frontends that it had or gets are noted in `before` with the values
     /// that they had, whoever held them.
-    fn replan_service(
+    fn replan_owner(
         &mut self,
         model: &Model,
-        name: &ObjectName,
+        owner: &Owner,
         before: &mut HashMap<FrontendKey, Option<Frontend>>,
         change: &mut Change,
     ) {
-        let plan = compile(model, name, &self.context);
-        match plan.health {
-            Some(health) => _ = self.health.insert(name.clone(), health),
-            None => _ = self.health.remove(name),
-        }
-        for key in self.services.get(name).into_iter().flat_map(|old| &old.frontends) {
+        let plan = self.plan(model, owner);
+        for key in self.owners.get(owner).into_iter().flat_map(|old| &old.frontends) {
             before.entry(key.0).or_insert_with(|| self.frontend(key.0));
         }
-        let old = self.services.remove(name).unwrap_or_default();
+        let old = self.owners.remove(owner).unwrap_or_default();
         let old_keys: HashSet<FrontendKey> = old.frontends.iter().map(|(key, _)| *key).collect();
-        let old_claim = Claim { created: old.created, service: name.clone() };
-        let next = old.become_planned(name, plan, &mut self.numbers, change);
-        let claim = Claim { created: next.created, service: name.clone() };
+        let old_claim = Claim { created: old.created, owner: owner.clone() };
+        let next = old.become_planned(owner, plan, &mut self.numbers, change);
+        let claim = Claim { created: next.created, owner: owner.clone() };
         let keeps = |key| claim == old_claim && old_keys.contains(&key);
         for (key, _) in next.frontends.iter().filter(|(key, _)| !keeps(*key)) {
             before.entry(*key).or_insert_with(|| self.frontend(*key));
@@ -247,20 +277,74 @@ impl Planner {
             }
         }
         for key in next_keys.iter().filter(|key| !keeps(**key)) {
-            if let Some(loser) = self.claims.add(*key, claim.clone()) {
-                let holder = self.claims.holder(*key);
-                warn!(address = %key.addr, port = key.port.host(), protocol = ?key.protocol,
-                    service = %loser, holder = ?holder,
-                    "two Services claim one address and port; the older has it");
+            if let Some(loser) = self.claims.add(*key, claim.clone())
+                && let Some(holder) = self.claims.holder(*key)
+            {
+                warn_of_conflict(*key, &loser, holder);
             }
         }
         if !next.frontends.is_empty() {
-            self.services.insert(name.clone(), next);
+            self.owners.insert(owner.clone(), next);
         }
+    }
+
+    /// What the owner should have.
+    fn plan(&mut self, model: &Model, owner: &Owner) -> ServicePlan {
+        let name = match owner {
+            Owner::Service(name) => name,
+            Owner::Pod(name) => return self.plan_pod(model, name),
+        };
+        let plan = compile(model, name, &self.context);
+        match plan.health {
+            Some(health) => _ = self.health.insert(name.clone(), health),
+            None => _ = self.health.remove(name),
+        }
+        plan
+    }
+
+    fn plan_pod(&mut self, model: &Model, name: &ObjectName) -> ServicePlan {
+        let own = self.settings.node.name();
+        let pod = model.pod(name).filter(|pod| pod.node.as_deref() == Some(own));
+        let HostPorts { plan, shadowed } = pod.map_or_else(HostPorts::default, |pod| {
+            let addresses = served_addresses(&self.network);
+            compile_pod(pod, &addresses, |key| self.node_port(key).is_some())
+        });
+        let before = self.shadowed.remove(name).unwrap_or_default();
+        for key in shadowed.iter().filter(|key| !before.contains(key)) {
+            if let Some(holder) = self.node_port(*key) {
+                warn_of_conflict(*key, &Owner::Pod(name.clone()), holder);
+            }
+        }
+        if !shadowed.is_empty() {
+            self.shadowed.insert(name.clone(), shadowed);
+        }
+        plan
+    }
+
+    /// Whose node port answers at this address of the node.
+    fn node_port(&self, key: FrontendKey) -> Option<&Owner> {
+        let served = |address: &Address| address.flags & Address::NODE_PORT != 0;
+        // Addresses that are not in the map are loopback ones, on which node ports are served too.
+        if !self.node.addresses.get(&key.addr).is_none_or(served) {
+            return None;
+        }
+        self.claims.holder(FrontendKey { addr: key.addr.wildcard(), ..key })
     }
 
     /// What `FRONTENDS` should hold at `key`.
     fn frontend(&self, key: FrontendKey) -> Option<Frontend> {
-        self.services.get(self.claims.holder(key)?)?.frontend(key)
+        self.owners.get(self.claims.holder(key)?)?.frontend(key)
     }
+}
+
+/// The pods with host ports.
+fn pods(model: &Model) -> impl Iterator<Item = Owner> {
+    let pods = model.pods().filter(|pod| !pod.host_ports.is_empty());
+    pods.map(|pod| Owner::Pod(pod.name.clone()))
+}
+
+fn warn_of_conflict(key: FrontendKey, loser: &Owner, holder: &Owner) {
+    warn!(address = %key.addr, port = key.port.host(), protocol = ?key.protocol, %loser, %holder,
+        "two claim one address and port: a Service comes before a host port, the older before the \
+         younger");
 }

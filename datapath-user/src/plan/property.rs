@@ -4,7 +4,9 @@ use super::{
     Change, Planner, Settings, Tables,
     tests::{endpoint, ip, name, own_node, port, service, slice, view},
 };
-use crate::model::{Event, Kind, Model, Service, ServiceType, Slice, TrafficPolicy};
+use crate::model::{
+    Event, HostPort, Kind, Model, Pod, Protocol, Service, ServiceType, Slice, TrafficPolicy,
+};
 use datapath_common::SlotKey;
 use proptest::prelude::*;
 
@@ -66,12 +68,36 @@ fn any_slice() -> impl Strategy<Value = Slice> {
     )
 }
 
+/// One of four pods with host ports, some of which are node ports too.
+fn any_pod() -> impl Strategy<Value = Pod> {
+    let host_port = (prop_oneof![Just(None), Just(Some("127.0.0.1")), Just(Some("::"))], 1..4_u16);
+    (0..4_u8, 0..3_i64, 1..5_u8, any::<bool>(), prop::collection::vec(host_port, 0..3)).prop_map(
+        |(number, created, node, ended, ports)| {
+            let mut pod = Pod::new(name(&format!("pod{number}")));
+            pod.node = Some(if node == 4 { "n2" } else { "n1" }.into());
+            (pod.created, pod.ended) = (created, ended);
+            pod.addresses =
+                [ip(&format!("10.10.1.{number}")), ip(&format!("fd00:10:10:1::{number}"))].into();
+            let host_port = |(address, number): (Option<&str>, u16)| HostPort {
+                address: address.map(ip),
+                port: port(30000 + number),
+                container_port: port(8080),
+                protocol: Protocol::Tcp,
+            };
+            pod.host_ports = ports.into_iter().map(host_port).collect();
+            pod
+        },
+    )
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => any_service().prop_map(Event::Service),
         8 => any_slice().prop_map(Event::Slice),
         2 => (0..4_u8).prop_map(|n| Event::Deleted(Kind::Service, name(&format!("svc{n}")))),
         2 => (0..6_u8).prop_map(|n| Event::Deleted(Kind::Slice, name(&format!("slice{n}")))),
+        3 => any_pod().prop_map(Event::Pod),
+        1 => (0..4_u8).prop_map(|n| Event::Deleted(Kind::Pod, name(&format!("pod{n}")))),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(zone, address)| {
             let mut node = own_node();
             node.zone = zone.then(|| "z2".into());
@@ -143,6 +169,7 @@ fn leftovers(events: &[Event]) -> Vec<Event> {
         .iter()
         .filter_map(|name| model.service(name).cloned().map(Event::Service))
         .chain(slices.map(Event::Slice))
+        .chain(model.pods().cloned().map(Event::Pod))
         .chain(model.nodes().cloned().map(Event::Node))
         .collect()
 }

@@ -1,11 +1,12 @@
-//! What a Service has in the maps, and how it becomes something else.
+//! What a Service, or a pod with host ports, has in the maps, and how it becomes something else.
 
 use super::{
     Change, Tables,
     compile::{FrontendPlan, ListKey, PortPlan, ServicePlan, Target, ip_protocol, order},
     ids::Ids,
+    owner::Owner,
 };
-use crate::model::{Family, ObjectName, Protocol};
+use crate::model::{Family, Protocol};
 use datapath_common::{
     Addr, Backend, BackendList, Be16, Frontend, FrontendFlags, FrontendKey, FrontendKind, LpmKey,
     MemberKey, Service, SlotKey, SourceRangeKey,
@@ -105,7 +106,7 @@ pub(super) struct PortState {
     no_local: Vec<(Family, &'static str)>,
 }
 
-/// A Service.
+/// A Service, or a pod with host ports.
 #[derive(Debug, Default)]
 pub(super) struct ServiceState {
     pub(super) created: i64,
@@ -119,7 +120,7 @@ impl ServiceState {
     /// `change`.
     pub(super) fn become_planned(
         mut self,
-        name: &ObjectName,
+        owner: &Owner,
         plan: ServicePlan,
         numbers: &mut Numbers,
         change: &mut Change,
@@ -132,7 +133,7 @@ impl ServiceState {
                 .iter()
                 .position(|port| port.name == plan.name && port.protocol == plan.protocol)
                 .map(|index| self.ports.swap_remove(index));
-            let (port, frontends) = PortState::planned(old, name, plan, numbers, change);
+            let (port, frontends) = PortState::planned(old, owner, plan, numbers, change);
             next.frontends.extend(frontends);
             next.ports.push(port);
         }
@@ -153,11 +154,10 @@ impl ServiceState {
     }
 
     /// Adds everything but the frontends to `tables`.
-    pub(super) fn add_to(&self, name: &ObjectName, tables: &mut Tables) {
+    pub(super) fn add_to(&self, owner: &Owner, tables: &mut Tables) {
         for port in &self.ports {
-            let PortState { id, name: port_name, protocol, backends, lists, ranges, no_local: _ } =
-                port;
-            tables.services.insert(*id, label(name, port_name, *protocol));
+            let PortState { id, name, protocol, backends, lists, ranges, no_local: _ } = port;
+            tables.services.insert(*id, owner.label(name, *protocol));
             for (target, backend) in backends {
                 tables.backends.insert(*backend, backend_value(*target, *protocol, *id));
             }
@@ -175,15 +175,15 @@ impl ServiceState {
     }
 
     /// Ids of the service ports, each with its label.
-    pub(super) fn labels(&self, name: &ObjectName) -> impl Iterator<Item = (u32, String)> {
-        self.ports.iter().map(move |port| (port.id, label_text(name, &port.name, port.protocol)))
+    pub(super) fn labels(&self, owner: &Owner) -> impl Iterator<Item = (u32, String)> {
+        self.ports.iter().map(move |port| (port.id, owner.label_text(&port.name, port.protocol)))
     }
 }
 
 impl PortState {
     fn planned(
         old: Option<Self>,
-        service: &ObjectName,
+        owner: &Owner,
         plan: PortPlan,
         numbers: &mut Numbers,
         change: &mut Change,
@@ -191,7 +191,7 @@ impl PortState {
         let PortPlan { name, protocol, affinity, backends, lists, ranges, frontends, no_local } =
             plan;
         let old = old.unwrap_or_else(|| {
-            let label = label(service, &name, protocol);
+            let label = owner.label(&name, protocol);
             let id = numbers.service(&label);
             change.put.services.insert(id, label);
             Self {
@@ -364,21 +364,4 @@ fn backend_value((addr, port): Target, protocol: Protocol, service: u32) -> Back
 
 fn range_key(service: u32, range: LpmKey) -> SourceRangeKey {
     SourceRangeKey { prefix_len: 32 + range.prefix_len, service, addr: range.addr }
-}
-
-fn label_text(service: &ObjectName, port: &str, protocol: Protocol) -> String {
-    if port.is_empty() {
-        format!("{service}/{protocol}")
-    } else {
-        format!("{service}:{port}/{protocol}")
-    }
-}
-
-fn label(service: &ObjectName, port: &str, protocol: Protocol) -> Service {
-    let mut label = [0; 192];
-    // Kubernetes bounds the parts at 63 + 63 + 15 characters; more than fits is cut.
-    for (to, from) in label.iter_mut().zip(label_text(service, port, protocol).bytes()) {
-        *to = from;
-    }
-    Service { label }
 }

@@ -70,7 +70,7 @@ pub(super) struct Seen {
     pub(super) outside: Vec<String>,
     affinity: u32,
     pub(super) flags: FrontendFlags,
-    kind: FrontendKind,
+    pub(super) kind: FrontendKind,
     members: usize,
 }
 
@@ -79,7 +79,7 @@ pub(super) struct Seen {
 pub(super) struct View {
     pub(super) frontends: BTreeMap<String, Seen>,
     pub(super) backends: BTreeSet<String>,
-    services: BTreeSet<String>,
+    pub(super) services: BTreeSet<String>,
     ranges: BTreeSet<String>,
     slots: usize,
     members: usize,
@@ -480,7 +480,7 @@ fn numbers_survive_a_restart() {
     assert_eq!(again.tables(), before);
 }
 
-fn network() -> Network {
+pub(super) fn network() -> Network {
     let pod = PodAddress { device: 7, mac: [2; 6], gateway: Some(ip("10.10.1.1")) };
     Network {
         uplinks: vec![Uplink { device: 2, mtu: 1500, mac: [1; 6] }],

@@ -16,6 +16,8 @@ use std::collections::{BTreeSet, HashMap};
 #[serde(rename_all = "camelCase")]
 pub(super) struct ServicePort {
     id: u32,
+    /// What it belongs to: a Service, or a Pod with host ports.
+    kind: &'static str,
     namespace: String,
     name: String,
     port_name: String,
@@ -116,7 +118,7 @@ fn port(
     mut backends: Vec<u32>,
     stats: ServiceStats,
 ) -> ServicePort {
-    let (namespace, name, port_name, protocol) = parse_label(service);
+    let (kind, namespace, name, port_name, protocol) = parse_label(service);
     frontends.sort_by_key(|(key, frontend)| {
         (frontend.kind.0, !key.addr.is_v4(), key.addr.ip(), key.port.host())
     });
@@ -141,6 +143,7 @@ fn port(
     });
     ServicePort {
         id,
+        kind,
         namespace,
         name,
         port_name,
@@ -181,13 +184,18 @@ fn frontend_row(key: &FrontendKey, frontend: &Frontend, tables: &Tables) -> Fron
     }
 }
 
-/// Takes `namespace/name:port/PROTO` or `namespace/name/PROTO` apart.
-fn parse_label(service: &Service) -> (String, String, String, String) {
+/// Takes `namespace/name:port/PROTO` or `namespace/name/PROTO` apart, `pod` before it if it is no
+/// Service's.
+fn parse_label(service: &Service) -> (&'static str, String, String, String, String) {
     let text = label(service);
-    let (rest, protocol) = text.rsplit_once('/').unwrap_or((&text, ""));
+    let (kind, text) = match text.strip_prefix("pod ") {
+        Some(rest) => ("Pod", rest),
+        None => ("Service", &*text),
+    };
+    let (rest, protocol) = text.rsplit_once('/').unwrap_or((text, ""));
     let (namespace, name) = rest.split_once('/').unwrap_or(("", rest));
     let (name, port) = name.split_once(':').unwrap_or((name, ""));
-    (namespace.to_owned(), name.to_owned(), port.to_owned(), protocol.to_owned())
+    (kind, namespace.to_owned(), name.to_owned(), port.to_owned(), protocol.to_owned())
 }
 
 /// The label's text.
@@ -236,7 +244,7 @@ pub(super) fn render_details(ports: &[ServicePort]) -> String {
 }
 
 fn details(port: &ServicePort) -> String {
-    let ServicePort { id, namespace, name, protocol, flows, sockets, refused, .. } = port;
+    let ServicePort { id, kind, namespace, name, protocol, flows, sockets, refused, .. } = port;
     let port_name = match port.port_name.as_str() {
         "" => String::new(),
         name => format!(" port {name}"),
@@ -267,7 +275,7 @@ fn details(port: &ServicePort) -> String {
         |row: &BackendRow| [row.id.to_string(), row.address.clone(), row.state.to_owned()];
     let backends = table(["#id", "backend", "state"], port.backends.iter().map(backend).collect());
     format!(
-        "Service   {namespace}/{name}{port_name} {protocol} (id {id})\n\
+        "{kind:<8}  {namespace}/{name}{port_name} {protocol} (id {id})\n\
          Affinity  {affinity}\n\
          Traffic   {flows} flows at tc, {sockets} sockets, {refused} refused\n\n\
          {frontends}\n{backends}"
@@ -314,9 +322,15 @@ mod tests {
     #[test]
     fn labels_are_taken_apart() {
         let parts = |text: &str| parse_label(&service(text));
-        let strings = |parts: [&str; 4]| parts.map(String::from).into();
-        assert_eq!(parts("ns/web:http/TCP"), strings(["ns", "web", "http", "TCP"]));
-        assert_eq!(parts("ns/web/UDP"), strings(["ns", "web", "", "UDP"]));
+        for (text, kind, [namespace, name, port, protocol]) in [
+            ("ns/web:http/TCP", "Service", ["ns", "web", "http", "TCP"]),
+            ("ns/web/UDP", "Service", ["ns", "web", "", "UDP"]),
+            ("pod ns/web:8080/TCP", "Pod", ["ns", "web", "8080", "TCP"]),
+            ("pod ns/web:[::1]:8080/TCP", "Pod", ["ns", "web", "[::1]:8080", "TCP"]),
+        ] {
+            let expected = (kind, namespace.into(), name.into(), port.into(), protocol.into());
+            assert_eq!(parts(text), expected);
+        }
     }
 
     #[test]
