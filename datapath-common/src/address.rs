@@ -42,7 +42,30 @@ impl Addr {
         if self.is_v4() { Self::UNSPECIFIED_V4 } else { Self::UNSPECIFIED_V6 }
     }
 
+    /// Whether this is a loopback address: one of 127.0.0.0/8, or `::1`.
+    #[inline(always)]
+    pub const fn is_loopback(&self) -> bool {
+        if self.is_v4() {
+            u32::from_be(self.0[3]) >> 24 == 127
+        } else {
+            self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == 1_u32.to_be()
+        }
+    }
+
+    /// Whether no single host can have this address: multicast, the broadcast address, or "this
+    /// network" (RFC 1122, 3.2.1.3; RFC 4291, 2.7).
+    #[inline(always)]
+    pub const fn is_nobodys(&self) -> bool {
+        if self.is_v4() {
+            let word = u32::from_be(self.0[3]);
+            word >> 28 == 0xe || word >> 24 == 0 || word == u32::MAX
+        } else {
+            u32::from_be(self.0[0]) >> 24 == 0xff || self.is_unspecified()
+        }
+    }
+
     /// Whether this is the wildcard of its family.
+    #[inline(always)]
     pub const fn is_unspecified(&self) -> bool {
         self.0[3] == 0 && self.0[0] == 0 && self.0[1] == 0 && (self.0[2] == 0 || self.is_v4())
     }
@@ -186,12 +209,33 @@ mod tests {
 
     #[test]
     fn addresses_keep_their_family() {
-        for text in ["10.200.1.10", "0.0.0.0", "fd00:10:10::5", "::", "::1"] {
+        for text in ["10.200.1.10", "127.8.0.1", "0.0.0.0", "fd00:10:10::5", "::", "::1"] {
             let ip: IpAddr = text.parse().expect("an address");
             let addr = Addr::from(ip);
             assert_eq!(addr.ip(), ip);
             assert_eq!(addr.is_v4(), ip.is_ipv4());
             assert_eq!(addr.is_unspecified(), ip.is_unspecified());
+            assert_eq!(addr.is_loopback(), ip.is_loopback());
+        }
+    }
+
+    #[test]
+    fn some_addresses_are_nobodys() {
+        for (text, nobodys) in [
+            ("0.0.0.0", true),
+            ("0.1.2.3", true),
+            ("224.0.0.1", true),
+            ("239.255.255.255", true),
+            ("255.255.255.255", true),
+            ("::", true),
+            ("ff02::1", true),
+            ("10.200.1.10", false),
+            ("223.255.255.255", false),
+            ("fd00::1", false),
+            ("::1", false),
+        ] {
+            let ip: IpAddr = text.parse().expect("an address");
+            assert_eq!(Addr::from(ip).is_nobodys(), nobodys, "{text}");
         }
     }
 

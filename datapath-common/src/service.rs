@@ -12,6 +12,7 @@ use bytemuck::{Pod, Zeroable};
 ///
 /// - A *node port* is keyed with the wildcard address of its family, and looked up when the packet's
 ///   destination is an address of this node that is flagged [`crate::Address::NODE_PORT`].
+/// - A loopback address counts for the node's own sockets only, never for a packet.
 /// - Port 0 with [`Protocol::ANY`] stands for every unserved port of an address that we own.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Pod, Zeroable)]

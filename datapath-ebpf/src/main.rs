@@ -167,7 +167,7 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
         return forward::carry(packet, skb, hook, place);
     }
     if matches!(packet.transport, Transport::Whole | Transport::Later)
-        && let Some(frontend) = service::find(&packet.tuple, place)
+        && let Some(frontend) = service::find(&packet.tuple, || place)
     {
         flow::open(packet, skb, hook, frontend)?;
         return forward::translate(packet, skb, hook, Place::of(&packet.to.dst));

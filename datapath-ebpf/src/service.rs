@@ -30,14 +30,18 @@ pub(crate) fn random(bound: u32) -> u32 {
 }
 
 /// The frontend that serves the packet's destination: its own, or a node port if the destination is
-/// an address of this node.
+/// an address of this node. What loopback addresses serve is for the node's own sockets: a packet
+/// to one of them comes from somebody who has no business there, or could not be answered.
 #[inline(always)]
-pub(crate) fn find(tuple: &Tuple, place: Place) -> Option<&'static Frontend> {
+pub(crate) fn find(tuple: &Tuple, place: impl FnOnce() -> Place) -> Option<&'static Frontend> {
+    if tuple.dst.is_loopback() {
+        return None;
+    }
     let key = FrontendKey::new(tuple.dst, tuple.ports.dst, tuple.protocol);
     if let Some(found) = frontend(&key) {
         return Some(found);
     }
-    match place {
+    match place() {
         Place::Host(here) if here.flags & Address::NODE_PORT != 0 => node_port(&key),
         _ => None,
     }

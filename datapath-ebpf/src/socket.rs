@@ -194,32 +194,25 @@ impl Found {
     }
 }
 
-/// Looks the frontend up. A node port of this node also answers on its loopback addresses, where
-/// only we can serve it.
+/// Looks the frontend up. Node ports and host ports of this node also answer on its loopback
+/// addresses, where only we can serve them.
 #[inline(always)]
 fn find(dialled: &Endpoint, protocol: Protocol, client: Client) -> Option<Found> {
     let key = FrontendKey::new(dialled.addr, dialled.port, protocol);
-    let (inside, node_ports) = if let Some(here) = address(&dialled.addr) {
-        let host = here.kind == AddressKind::HOST;
-        (host, host && here.flags & Address::NODE_PORT != 0)
-    } else {
-        let loopback = is_loopback(&dialled.addr);
-        (loopback, loopback && client == Client::Host)
+    let (inside, node_ports) = match address(&dialled.addr) {
+        Some(here) => {
+            let host = here.kind == AddressKind::HOST;
+            (host, host && here.flags & Address::NODE_PORT != 0)
+        }
+        // A pod's loopback addresses are its own.
+        None if dialled.addr.is_loopback() && client != Client::Host => return None,
+        None => (dialled.addr.is_loopback(), dialled.addr.is_loopback()),
     };
     let found = match frontend(&key) {
         None if node_ports => service::node_port(&key),
         found => found,
     };
     Some(Found { frontend: found?, stays_inside: inside && client == Client::Host })
-}
-
-#[inline(always)]
-fn is_loopback(addr: &Addr) -> bool {
-    if addr.is_v4() {
-        u32::from_be(addr.v4_word()) >> 24 == 127
-    } else {
-        addr.0 == [0, 0, 0, 1_u32.to_be()]
-    }
 }
 
 #[inline(always)]

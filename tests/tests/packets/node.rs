@@ -14,7 +14,13 @@ use datapath_common::{
     FrontendFlags, FrontendKey, FrontendKind, LpmKey, MemberKey, Outcome, Protocol, Route,
     RouteKind, SlotKey, Timeouts, Tuple,
 };
-use std::{net::IpAddr, path::PathBuf};
+use nix::sched::{CloneFlags, unshare};
+use std::{
+    io::Write as _,
+    net::IpAddr,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 /// Makes a type of the map ABI one that aya takes.
 #[repr(transparent)]
@@ -222,6 +228,46 @@ impl Node {
         &mut self,
         (vip, port, protocol): (&str, u16, Protocol),
         change: impl FnOnce(&mut Frontend),
+    /// A port of the node that leads to a pod.
+    pub(crate) fn host_port(
+        &mut self,
+        service: u32,
+        frontend: (&str, u16, Protocol),
+        pod: (&str, u16),
+    ) {
+        self.service(service, frontend, &[pod]);
+        self.change_frontend(frontend, |frontend| {
+            frontend.flags = FrontendFlags::default();
+            frontend.kind = FrontendKind::HOST_PORT;
+        });
+        self.remove_any_port(frontend.0);
+    }
+
+    /// Takes the address of a frontend out of what is ours: ports that it does not serve are not
+    /// rejected.
+    pub(crate) fn remove_any_port(&mut self, vip: &str) {
+        let key = FrontendKey::any_port(addr(vip));
+        let mut map = self.hash::<FrontendKey, Frontend>("FRONTENDS");
+        // Two services with one address share it.
+        let _ = map.remove(&Abi(key));
+    }
+
+    /// A source that may use the frontends of a service with source ranges.
+    pub(crate) fn source_range(&mut self, service: u32, range: &str, prefix: u8) {
+        let LpmKey { prefix_len, addr } = LpmKey::new(addr(range), prefix);
+        let [a, b, c, d] = addr.0;
+        let map = self.ebpf.map_mut("SOURCE_RANGES").expect("a map of this name");
+        let mut trie = LpmTrie::<_, [u32; 5], u8>::try_from(map).expect("a trie");
+        let key = aya::maps::lpm_trie::Key::new(32 + prefix_len, [service, a, b, c, d]);
+        trie.insert(&key, 0, 0).expect("an entry is written");
+    }
+
+    /// Removes a frontend.
+    pub(crate) fn remove_frontend(&mut self, (vip, port, protocol): (&str, u16, Protocol)) {
+        let key = FrontendKey::new(addr(vip), Be16::new(port), protocol);
+        self.hash::<FrontendKey, Frontend>("FRONTENDS").remove(&Abi(key)).expect("the frontend");
+    }
+
     ) {
         let key = FrontendKey::new(addr(vip), Be16::new(port), protocol);
         let mut map = self.hash::<FrontendKey, Frontend>("FRONTENDS");
@@ -355,6 +401,24 @@ fn nix_is_root() -> bool {
 }
 
 /// The object file, at the place that the build names or leaves it.
+/// Gives this thread a network of its own, with a loopback device that forwards, and lets `ip` do
+/// these lines: what the kernel's routing table answers to programs that this thread runs.
+pub(crate) fn network(lines: &str) {
+    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+    for family in ["ipv4", "ipv6"] {
+        let path = format!("/proc/sys/net/{family}/conf/all/forwarding");
+        std::fs::write(path, "1").expect("forwarding");
+    }
+    let lines = format!("link set lo up\n{lines}");
+    let mut ip = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the program `ip`");
+    ip.stdin.take().expect("its input").write_all(lines.as_bytes()).expect("its input");
+    assert!(ip.wait().expect("its end").success(), "{lines}");
+}
+
 fn object() -> PathBuf {
     std::env::var_os("DATAPATH_EBPF_OBJECT").map_or_else(
         || {
