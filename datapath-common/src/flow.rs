@@ -74,6 +74,9 @@ impl FlowFlags {
     /// must carry them the other way too. A single entry that maps a tuple to itself.
     pub const STACK: Self = Self(1 << 7);
 
+    /// The backend was a pod of this node when the flow began.
+    pub const TO_POD: Self = Self(1 << 8);
+
     /// Whether all bits of `other` are set.
     #[inline(always)]
     pub const fn has(self, other: Self) -> bool {

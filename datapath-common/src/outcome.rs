@@ -51,6 +51,10 @@ pub enum Outcome {
     DroppedNoRoute,
     /// Dropped: it came from the wire with an address of this node as its source.
     DroppedMartian,
+    /// Answered with a reset: a segment of a connection with a pod of this node that is gone.
+    ResetNoPod,
+    /// Dropped: an address of this node's pods that no pod has.
+    DroppedNoPod,
 }
 
 impl Outcome {
@@ -79,10 +83,12 @@ impl Outcome {
         Self::DroppedRewrite,
         Self::DroppedNoRoute,
         Self::DroppedMartian,
+        Self::ResetNoPod,
+        Self::DroppedNoPod,
     ];
 
     /// How many outcomes there are: the number of entries of `COUNTERS`.
-    pub const COUNT: usize = Self::DroppedMartian as usize + 1;
+    pub const COUNT: usize = Self::DroppedNoPod as usize + 1;
 
     /// The name in metrics and tables.
     pub const fn name(self) -> &'static str {
@@ -110,6 +116,8 @@ impl Outcome {
             Self::DroppedRewrite => "dropped_rewrite",
             Self::DroppedNoRoute => "dropped_no_route",
             Self::DroppedMartian => "dropped_martian",
+            Self::ResetNoPod => "reset_no_pod",
+            Self::DroppedNoPod => "dropped_no_pod",
         }
     }
 }

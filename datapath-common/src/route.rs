@@ -45,7 +45,8 @@ pub struct RouteKind(pub u8);
 impl RouteKind {
     /// Pods of another node, reached natively through [`Route::next_hop`].
     pub const REMOTE: Self = Self(1);
-    /// This node's own pods; an address in it that `ADDRESSES` lacks belongs to nobody.
+    /// This node's own pods; an address in it that `ADDRESSES` lacks is nobody's, unless the kernel
+    /// has it on this node.
     pub const LOCAL: Self = Self(2);
     /// Addresses set aside for services; one that is no frontend is dropped.
     pub const SERVICE: Self = Self(3);

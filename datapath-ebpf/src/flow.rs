@@ -10,7 +10,8 @@ use crate::{
 };
 use aya_ebpf::bindings::BPF_NOEXIST;
 use datapath_common::{
-    Addr, AddressKind, Backend, Be16, Config, Flow, FlowFlags, Frontend, Outcome, Protocol,
+    Addr, Address, AddressKind, Backend, Be16, Config, ConfigFlags, Flow, FlowFlags, Frontend,
+    Outcome, Protocol,
 };
 
 /// After this long without a packet, a flow's other half is checked: only idle entries are evicted.
@@ -45,6 +46,18 @@ pub(crate) fn lookup(packet: &mut Packet, skb: Skb) {
     if idle > IDLE && !flags.has(FlowFlags::STACK) {
         packet.flow = *flow;
         restore_mirror(packet);
+    }
+}
+
+/// Notes that the packet was answered with a reset: nothing more will come.
+#[inline(always)]
+pub(crate) fn note_reset(packet: &Packet) {
+    if packet.known
+        && let Some(flow) = FLOWS.get_ptr_mut(&packet.tuple)
+    {
+        // SAFETY: as in `lookup`.
+        let flow = unsafe { &mut *flow };
+        flow.flags = flow.flags.with(FlowFlags::RST);
     }
 }
 
@@ -168,7 +181,8 @@ pub(crate) fn open(
     packet.to.ports.dst = backend.port;
     let config = config().ok_or(Outcome::DroppedNoPort)?;
     let masquerade = client.masqueraded(frontend.flags);
-    let source = source(packet, hook, backend, masquerade, config);
+    let target = address(&backend.addr);
+    let source = source(packet, hook, backend, target, masquerade, config);
     let mut flags = FlowFlags::FORWARD;
     if client == Client::Host {
         flags = flags.with(FlowFlags::HOST_CLIENT);
@@ -180,6 +194,9 @@ pub(crate) fn open(
     let length = skb.length();
     let flow = &mut packet.flow;
     flow.last_seen = now();
+    if target.is_some_and(|target| target.kind == AddressKind::POD) {
+        flags = flags.with(FlowFlags::TO_POD);
+    }
     flow.service = frontend.service;
     flow.backend = id;
     flow.device = skb.device();
@@ -201,13 +218,13 @@ fn source(
     masquerade: bool,
     config: &Config,
 ) -> Option<Addr> {
-    let target = address(&backend.addr);
     let here = target.is_some_and(|target| target.kind == AddressKind::HOST);
     if hook == Hook::ToUplink {
         // A host client's source is the node's already. Only when the backend is on this very node
         // the packet must come back in, and the kernel takes none from itself: there the client
         // appears under the address that it dialled.
         return here.then_some(packet.tuple.dst);
+    target: Option<&Address>,
     }
     // What ends on the node itself keeps its source: netfilter has no hook there either.
     if here || !(masquerade || backend.addr == packet.tuple.src) {

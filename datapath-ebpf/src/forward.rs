@@ -8,11 +8,11 @@
 use crate::{
     hook::Hook,
     maps::{config, count},
-    packet::{Packet, Transport},
+    packet::{Packet, RST, SYN, Transport},
     place::Place,
-    skb::{Action, ETHERNET, Failed, NEXT, Skb},
+    skb::{Action, ETHERNET, Failed, NEXT, Routed, Skb},
 };
-use datapath_common::{ConfigFlags, FlowFlags, Outcome, Route};
+use datapath_common::{ConfigFlags, FlowFlags, Outcome, Protocol, Route};
 
 /// On a packet that we send out of the uplink, or let arrive by it: the programs there have nothing
 /// left to do. The kernel clears it when the packet leaves the node's network namespace.
@@ -57,8 +57,51 @@ pub(crate) fn translate(
     hook: Hook,
     place: Place,
 ) -> Result<Action, Outcome> {
+    keep_from_nobody(packet, skb, hook, place)?;
     let way = way(packet, skb, hook, place)?;
     send(packet, skb, way, true)
+}
+
+/// Keeps a packet whose destination was a pod of this node, or could only be one, from leaving the
+/// node where no pod has the address.
+#[inline(always)]
+pub(crate) fn keep_from_nobody(
+    packet: &Packet,
+    skb: Skb,
+    hook: Hook,
+    place: Place,
+) -> Result<(), Outcome> {
+    const TO_POD: FlowFlags = FlowFlags::FORWARD.with(FlowFlags::TO_POD);
+    let suspect = match place {
+        Place::Vacant => hook != Hook::ToPod,
+        // Where pods are not ours to route, only flows tell that a pod had the address.
+        Place::Elsewhere => packet.known && packet.flow.flags.has(TO_POD),
+        _ => false,
+    };
+    if !suspect || leaves(skb.raw(), packet, hook as u32) == 0 {
+        return Ok(());
+    }
+    let of_connection = packet.transport == Transport::Whole
+        && packet.tuple.protocol == Protocol::TCP
+        && packet.tcp & (SYN | RST) == 0;
+    Err(if of_connection { Outcome::ResetNoPod } else { Outcome::DroppedNoPod })
+}
+
+/// Whether the kernel would send the packet out of the node, or has a route that forbids to send it
+/// anywhere. A pod that is just being set up has a route to its interface before we know it.
+#[inline(never)] // Rare, and what it needs of the stack is much.
+fn leaves(context: *mut aya_ebpf::bindings::__sk_buff, packet: &Packet, hook: u32) -> i32 {
+    let skb = Skb::from_raw(context);
+    let Some(config) = config() else { return 0 };
+    let from = if hook == Hook::ToUplink as u32 { config.uplink } else { skb.device() };
+    let leaves = match skb.route(from, &packet.to.src, &packet.to.dst) {
+        Routed::Sent { device, .. } => {
+            device == config.uplink || (hook == Hook::FromUplink as u32 && device == from)
+        }
+        Routed::Nowhere => true,
+        Routed::NotSent => false,
+    };
+    leaves.into()
 }
 
 /// Whether an answer to a pod of this node travels through the stack: then its source is put back
@@ -103,8 +146,10 @@ fn way(packet: &Packet, skb: Skb, hook: Hook, place: Place) -> Result<Way, Outco
             } else {
                 skb.device()
             };
-            let (device, next_hop) =
-                skb.route(from, &packet.to.src, &packet.to.dst).ok_or(Outcome::DroppedNoRoute)?;
+            let Routed::Sent { device, next_hop } = skb.route(from, &packet.to.src, &packet.to.dst)
+            else {
+                return Err(Outcome::DroppedNoRoute);
+            };
             Way::Neighbour(device, next_hop)
         }
     })

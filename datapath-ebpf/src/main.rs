@@ -15,6 +15,7 @@ mod maps;
 mod packet;
 mod place;
 mod reject;
+mod reset;
 mod service;
 mod skb;
 mod socket;
@@ -117,6 +118,11 @@ fn run(context: &TcContext, hook: Hook) -> Action {
             log::refused(context, packet, outcome);
             reject::reject(skb.raw(), packet, reject::arrives(hook))
         }
+        Err(outcome @ Outcome::ResetNoPod) => {
+            maps::count(outcome);
+            log::refused(context, packet, outcome);
+            reset::reset(skb.raw(), packet, reject::arrives(hook))
+        }
         Err(outcome) => {
             maps::count(outcome);
             log::refused(context, packet, outcome);
@@ -182,6 +188,7 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
 #[inline(always)]
 fn is_martian(packet: &Packet) -> bool {
     maps::config().is_some_and(|config| config.flags.has(ConfigFlags::LOOPBACK))
+    forward::keep_from_nobody(packet, skb, hook, place)?;
         && matches!(Place::of(&packet.tuple.src), Place::Host(_))
 }
 

@@ -97,13 +97,14 @@ pub(crate) struct Extension {
 /// The first sixteen bytes of a TCP header.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct Tcp {
-    ports: Ports,
-    sequence: u32,
-    acknowledgement: u32,
-    offset: u8,
-    flags: u8,
-    window: u16,
+pub(crate) struct Tcp {
+    pub(crate) ports: Ports,
+    pub(crate) sequence: u32,
+    pub(crate) acknowledgement: u32,
+    /// Length of the header in its upper four bits, in units of four bytes.
+    pub(crate) offset: u8,
+    pub(crate) flags: u8,
+    pub(crate) window: u16,
 }
 
 /// What follows the IP header.
@@ -189,6 +190,12 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn opens(&self) -> bool {
         self.tcp & (SYN | ACK) == SYN
+    }
+
+    /// Bytes behind a transport header of this length.
+    #[inline(always)]
+    pub(crate) fn payload(&self, header: u32) -> u32 {
+        self.end.saturating_sub(self.l4 + header)
     }
 
     /// Returns whether this is a later fragment.

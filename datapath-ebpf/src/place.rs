@@ -14,6 +14,8 @@ pub(crate) enum Place {
     Remote(&'static Route),
     /// A range set aside for services.
     Service,
+    /// One of the addresses of this node's pods, but no pod that we know has it.
+    Vacant,
     /// Anything else.
     Elsewhere,
 }
@@ -31,6 +33,7 @@ impl Place {
         match longest_prefix::<_, _, Route>(&maps::ROUTES, &LpmKey::host(*addr)) {
             Some(range) if range.kind == RouteKind::REMOTE => Self::Remote(range),
             Some(range) if range.kind == RouteKind::SERVICE => Self::Service,
+            Some(range) if range.kind == RouteKind::LOCAL => Self::Vacant,
             _ => Self::Elsewhere,
         }
     }

@@ -10,7 +10,8 @@ use crate::{
 use bytemuck::{Pod, Zeroable};
 use datapath_common::{Protocol, checksum::fold};
 
-const TTL: u8 = 64;
+/// Time to live of the packets that we make.
+pub(crate) const TTL: u8 = 64;
 
 /// An ICMP or ICMPv6 error's own header.
 #[repr(C)]
@@ -142,7 +143,7 @@ fn error(kind: u8, code: u8, covered: u64) -> Icmp {
 
 /// Swaps the frame's MAC addresses.
 #[inline(always)]
-fn turn_round(skb: Skb) -> Result<(), Failed> {
+pub(crate) fn turn_round(skb: Skb) -> Result<(), Failed> {
     let [dst, src]: [[u8; 6]; 2] = skb.load(0)?;
     skb.store(0, &[src, dst], 0)
 }

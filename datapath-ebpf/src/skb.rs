@@ -5,7 +5,11 @@
 //! the packet itself makes the kernel unshare every packet, also those that it only looks at.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh},
+    bindings::{
+        __sk_buff, BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH,
+        BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh,
+    },
     cty::c_void,
     helpers,
 };
@@ -27,6 +31,16 @@ pub(crate) const DROP: Action = 2;
 /// A helper failed, most often because the packet is shorter than its headers say.
 #[derive(Debug)]
 pub(crate) struct Failed;
+
+/// What the node's routing table does with a packet.
+pub(crate) enum Routed {
+    /// It sends it out of a device to a neighbour.
+    Sent { device: u32, next_hop: Addr },
+    /// A route says that nobody may have it (blackhole, unreachable, prohibit).
+    Nowhere,
+    /// It does not send it on: the packet is for the node itself, or the table does not know.
+    NotSent,
+}
 
 /// The packet buffer of the running program.
 #[derive(Clone, Copy)]
@@ -179,10 +193,9 @@ impl Skb {
         check(unsafe { helpers::bpf_skb_adjust_room(self.0, length, BPF_ADJ_ROOM_MAC, 0) })
     }
 
-    /// Asks the node's routing table where a packet that came by `device` and goes to `dst` is sent:
-    /// the device and the next hop.
+    /// Asks the node's routing table where a packet that came by `device` and goes to `dst` is sent.
     #[inline(always)]
-    pub(crate) fn route(self, device: u32, src: &Addr, dst: &Addr) -> Option<(u32, Addr)> {
+    pub(crate) fn route(self, device: u32, src: &Addr, dst: &Addr) -> Routed {
         let mut params = MaybeUninit::<aya_ebpf::bindings::bpf_fib_lookup>::zeroed();
         let fields = params.as_mut_ptr();
         let v4 = dst.is_v4();
@@ -207,9 +220,13 @@ impl Skb {
                 0,
             )
         };
-        // A missing neighbour entry (7) is resolved by the redirect.
-        if status != 0 && status != 7 {
-            return None;
+        match status as u32 {
+            // A missing neighbour entry is resolved by the redirect.
+            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {}
+            BPF_FIB_LKUP_RET_BLACKHOLE
+            | BPF_FIB_LKUP_RET_UNREACHABLE
+            | BPF_FIB_LKUP_RET_PROHIBIT => return Routed::Nowhere,
+            _ => return Routed::NotSent,
         }
         // SAFETY: the union holds what was written above or what the helper put in its place.
         let (device, next_hop) = unsafe {
@@ -220,7 +237,7 @@ impl Skb {
             };
             ((*fields).ifindex, next_hop)
         };
-        Some((device, next_hop))
+        Routed::Sent { device, next_hop }
     }
 
     /// Sends the packet out of `device` to the neighbour `next_hop`; the kernel resolves its MAC.

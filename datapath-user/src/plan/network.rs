@@ -105,12 +105,18 @@ impl Network {
         }
         if carried || settings.routing == Routing::Native {
             let own = model.node(&settings.node).into_iter().flat_map(|node| &node.pod_cidrs);
-            for cidr in own {
+            for cidr in own.filter(|cidr| !self.is_shared(**cidr)) {
                 let any = Addr::from(cidr.network()).wildcard();
                 add(*cidr, any, 0, 0, RouteKind::LOCAL);
             }
         }
         routes
+    }
+
+    /// Whether parts of the range are somewhere else as the kernel has it, as where a network plugin
+    /// gives out addresses of its own accord.
+    fn is_shared(&self, cidr: IpNet) -> bool {
+        self.routes.iter().any(|(range, _, _)| cidr.contains(range))
     }
 
     /// How we carry packets to pods of another node, if we do.

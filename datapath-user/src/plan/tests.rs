@@ -558,5 +558,13 @@ fn pods_of_other_nodes_are_reached_where_the_kernel_agrees() {
         assert!(routes.contains_key(&LpmKey::new(ip("10.200.1.0").into(), 24)));
         assert_eq!(local_clients.len(), 3);
         assert_eq!(planner.carries_pods(), local == 1);
+        let mut network = network();
+        network.routes.insert(("10.10.1.64/26".parse().expect("a range"), ip("172.18.0.4"), 2));
+        planner.update_network(&model, network);
+        let routes = planner.tables().routes;
+        assert!(
+            routes.values().all(|route| route.kind != RouteKind::LOCAL),
+            "a part of the range is on another node"
+        );
     }
 }

@@ -7,6 +7,7 @@
 mod apply;
 mod budget;
 mod frame;
+mod gone;
 mod host_ports;
 mod malformed;
 mod node;

@@ -162,6 +162,11 @@ impl Node {
         self.put("ADDRESSES", addr(host), value);
     }
 
+    /// An address that this node has no more.
+    pub(crate) fn remove_address(&mut self, address: &str) {
+        self.hash::<Addr, Address>("ADDRESSES").remove(&Abi(addr(address))).expect("the address");
+    }
+
     /// Pods of another node.
     pub(crate) fn route(&mut self, range: &str, prefix: u8, kind: RouteKind, next_hop: &str) {
         let value = Route { next_hop: addr(next_hop), device: DEVICE, mtu: 1500, kind, pad: 0 };
