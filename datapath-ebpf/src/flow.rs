@@ -30,14 +30,14 @@ pub(crate) fn lookup(packet: &mut Packet, skb: Skb) {
     let flow = unsafe { &mut *flow };
     let flags = flow.flags;
     packet.to = flow.to;
-    if flags.has(FlowFlags::FORWARD) && is_stale(packet, flow) {
+    let now = now();
+    if flags.has(FlowFlags::FORWARD) && is_stale(packet, flow, now) {
         forget(packet);
         return;
     }
     packet.known = true;
     packet.flow.flags = flags;
     packet.flow.device = flow.device;
-    let now = now();
     let idle = now.saturating_sub(flow.last_seen);
     flow.last_seen = now;
     flow.packets += 1;
@@ -98,12 +98,13 @@ fn seen(tcp: u8) -> FlowFlags {
     flags
 }
 
-/// Whether the flow must be decided anew: its backend is gone and nothing is lost by moving, or a
-/// new connection reuses the tuple of one that has ended.
+/// Whether the flow must be decided anew: its backend is gone, or what its client dials is no longer
+/// that service's, and nothing is lost by moving; or a new connection reuses the tuple of one that has
+/// ended.
 ///
 /// An established TCP connection is never moved: its endpoint may still be finishing.
 #[inline(always)]
-fn is_stale(packet: &Packet, flow: &Flow) -> bool {
+fn is_stale(packet: &Packet, flow: &Flow, now: u64) -> bool {
     if packet.tuple.protocol == Protocol::TCP {
         if !packet.opens() {
             return false;
@@ -113,11 +114,20 @@ fn is_stale(packet: &Packet, flow: &Flow) -> bool {
         }
     }
     // A plain connection that evades a flow has no service, and no backend that could go.
-    if flow.service == 0 || backend(flow.backend).is_some() {
+    let served = flow.service == 0 || backend(flow.backend).is_some();
+    // Datagrams ask once in a tick of the clock: a busy flow must not pay for it with each packet.
+    let asked = now == flow.last_seen && packet.tuple.protocol != Protocol::TCP;
+    if served && (asked || served_by(packet) == flow.service) {
         return false;
     }
     count(Outcome::FlowMoved);
     true
+}
+
+/// The service that has the packet's destination now; 0 for none.
+#[inline(never)] // Verified once for each path otherwise.
+fn served_by(packet: &Packet) -> u32 {
+    service::find(&packet.tuple, || Place::of(&packet.tuple.dst)).map_or(0, |found| found.service)
 }
 
 /// Removes both halves; either may be gone already.

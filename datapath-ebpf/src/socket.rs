@@ -123,19 +123,19 @@ pub(crate) fn connect<F: Family>(context: &SockAddrContext) -> i32 {
 }
 
 /// `sendmsg` with an address: a datagram keeps going to the backend of the one before it, as long
-/// as that serves.
+/// as that serves what is dialled.
 #[inline(always)]
 pub(crate) fn sendmsg<F: Family>(context: &SockAddrContext) -> i32 {
     let mut dialled = Endpoint { addr: Addr([0; 4]), port: Be16(0) };
     F::read(context.sock_addr, &mut dialled);
+    let client = client(context);
+    let Some(found) = find(&dialled, Protocol::UDP, client) else { return ALLOW };
     let cookie = cookie(context);
     let (id, peer) = match recall(cookie, &dialled) {
-        Some(known) if backend(known.backend).is_some() => {
+        Some(known) if found.is_served_by(known.backend) => {
             (known.backend, Endpoint { addr: known.addr, port: known.port })
         }
         _ => {
-            let client = client(context);
-            let Some(found) = find(&dialled, Protocol::UDP, client) else { return ALLOW };
             if !found.is_ours(client) {
                 return ALLOW;
             }
@@ -172,6 +172,12 @@ struct Found {
 }
 
 impl Found {
+    /// Whether the backend still serves what was dialled, though it may be in no list any more.
+    #[inline(always)]
+    fn is_served_by(&self, id: u32) -> bool {
+        backend(id).is_some_and(|backend| backend.service == self.frontend.service)
+    }
+
     /// Whether the choice is for the socket hooks: the tc programs would leave the client's source
     /// as it is and need not know it, or they do not get to choose.
     #[inline(always)]

@@ -13,6 +13,7 @@ mod malformed;
 mod node;
 mod semantics;
 
+mod stale;
 use datapath_common::{ConfigFlags, FlowFlags, FrontendFlags, Outcome, Protocol, RouteKind};
 use frame::{describe, frame, frame_with, icmp_error};
 use node::{
