@@ -414,6 +414,25 @@ fn a_host_reaches_a_service_of_its_own_network() {
         &[(TO_UPLINK, &answer, Redirect, "10.200.1.13:443 > 172.18.0.3:40000 tcp SA")],
     );
 }
+    node.configure(ConfigFlags::NATIVE_ROUTING.with(ConfigFlags::LOOPBACK));
+    tell(
+        &mut node,
+        "unless it was asked to",
+        &[
+            (
+                TO_UPLINK,
+                "172.18.0.3:40001 > 10.200.1.13:443 tcp S",
+                Redirect,
+                "172.18.0.3:40001 > 172.18.0.3:6443 tcp S",
+            ),
+            (
+                TO_UPLINK,
+                "172.18.0.3:6443 > 172.18.0.3:40001 tcp SA",
+                Redirect,
+                "10.200.1.13:443 > 172.18.0.3:40001 tcp SA",
+            ),
+        ],
+    );
 
 #[test]
 fn a_host_reaches_its_own_node_port() {
