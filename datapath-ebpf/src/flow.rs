@@ -194,6 +194,9 @@ pub(crate) fn open(
     let target = address(&backend.addr);
     let source = source(packet, hook, backend, target, masquerade, config);
     let mut flags = FlowFlags::FORWARD;
+    if target.is_some_and(|target| target.kind == AddressKind::POD) {
+        flags = flags.with(FlowFlags::TO_POD);
+    }
     if client == Client::Host {
         flags = flags.with(FlowFlags::HOST_CLIENT);
     }
@@ -204,9 +207,6 @@ pub(crate) fn open(
     let length = skb.length();
     let flow = &mut packet.flow;
     flow.last_seen = now();
-    if target.is_some_and(|target| target.kind == AddressKind::POD) {
-        flags = flags.with(FlowFlags::TO_POD);
-    }
     flow.service = frontend.service;
     flow.backend = id;
     flow.device = skb.device();
@@ -225,16 +225,17 @@ fn source(
     packet: &Packet,
     hook: Hook,
     backend: &Backend,
+    target: Option<&Address>,
     masquerade: bool,
     config: &Config,
 ) -> Option<Addr> {
     let here = target.is_some_and(|target| target.kind == AddressKind::HOST);
     if hook == Hook::ToUplink {
-        // A host client's source is the node's already. Only when the backend is on this very node
-        // the packet must come back in, and the kernel takes none from itself: there the client
-        // appears under the address that it dialled.
-        return here.then_some(packet.tuple.dst);
-    target: Option<&Address>,
+        // A host client's source is the node's already. When the backend is on this very node the
+        // packet must come back in, and the kernel takes none from itself unless we have asked it
+        // to: otherwise the client appears there under the address that it dialled.
+        let returns = config.flags.has(ConfigFlags::LOOPBACK);
+        return (here && !returns).then_some(packet.tuple.dst);
     }
     // What ends on the node itself keeps its source: netfilter has no hook there either.
     if here || !(masquerade || backend.addr == packet.tuple.src) {

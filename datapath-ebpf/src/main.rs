@@ -131,6 +131,9 @@ fn run(context: &TcContext, hook: Hook) -> Action {
     }
 }
 
+/// A packet of one of the node's own processes: it never comes from the wire.
+const HOST_CLIENT: FlowFlags = FlowFlags::FORWARD.with(FlowFlags::HOST_CLIENT);
+
 #[inline(always)]
 fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> {
     if packet.parse(skb).is_none() {
@@ -154,6 +157,9 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
             maps::count(Outcome::Passed);
             return Ok(NEXT);
         }
+        if hook == Hook::FromUplink && packet.flow.flags.has(HOST_CLIENT) {
+            return Err(Outcome::DroppedMartian);
+        }
         if packet.transport != Transport::IcmpError {
             maps::count(Outcome::FlowTranslated);
         }
@@ -175,10 +181,14 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
     if matches!(packet.transport, Transport::Whole | Transport::Later)
         && let Some(frontend) = service::find(&packet.tuple, || place)
     {
+        if hook == Hook::FromUplink && is_spoofed(packet) {
+            return Err(Outcome::DroppedMartian);
+        }
         flow::open(packet, skb, hook, frontend)?;
         return forward::translate(packet, skb, hook, Place::of(&packet.to.dst));
     }
     keep_in(packet, place)?;
+    forward::keep_from_nobody(packet, skb, hook, place)?;
     maps::count(Outcome::Passed);
     Ok(NEXT)
 }
@@ -188,8 +198,15 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
 #[inline(always)]
 fn is_martian(packet: &Packet) -> bool {
     maps::config().is_some_and(|config| config.flags.has(ConfigFlags::LOOPBACK))
-    forward::keep_from_nobody(packet, skb, hook, place)?;
         && matches!(Place::of(&packet.tuple.src), Place::Host(_))
+}
+
+/// Whether a packet for a service carries a source that nobody on the wire can have. The kernel keeps
+/// such packets out (RFC 1812, 5.3.8), but does not see those that we translate and send on.
+#[inline(always)]
+fn is_spoofed(packet: &Packet) -> bool {
+    let src = &packet.tuple.src;
+    src.is_loopback() || src.is_nobodys() || matches!(Place::of(src), Place::Host(_))
 }
 
 /// Keeps what is addressed to a service, but served by none, from being routed out of the node.

@@ -230,6 +230,10 @@ impl Packet {
         if u32::from_be(ip.version_flow) >> 28 != 6 || skb.length() < self.end {
             return None;
         }
+        if ip.src.is_v4() || ip.dst.is_v4() {
+            // Never on the wire (RFC 4291, 2.5.5.2), and here it would pass for IPv4.
+            return None;
+        }
         self.tuple.src = ip.src;
         self.tuple.dst = ip.dst;
         self.checksum_or_length = ip.length;

@@ -6,14 +6,15 @@
 
 mod apply;
 mod budget;
+mod evasion;
 mod frame;
 mod gone;
 mod host_ports;
 mod malformed;
 mod node;
 mod semantics;
-
 mod stale;
+
 use datapath_common::{ConfigFlags, FlowFlags, FrontendFlags, Outcome, Protocol, RouteKind};
 use frame::{describe, frame, frame_with, icmp_error};
 use node::{
@@ -413,7 +414,6 @@ fn a_host_reaches_a_service_of_its_own_network() {
         "own host network",
         &[(TO_UPLINK, &answer, Redirect, "10.200.1.13:443 > 172.18.0.3:40000 tcp SA")],
     );
-}
     node.configure(ConfigFlags::NATIVE_ROUTING.with(ConfigFlags::LOOPBACK));
     tell(
         &mut node,
@@ -433,6 +433,7 @@ fn a_host_reaches_a_service_of_its_own_network() {
             ),
         ],
     );
+}
 
 #[test]
 fn a_host_reaches_its_own_node_port() {

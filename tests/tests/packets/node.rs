@@ -228,11 +228,6 @@ impl Node {
         LpmTrie::try_from(self.ebpf.map_mut(name).expect("a map of this name")).expect("a trie")
     }
 
-    /// Changes a frontend in place.
-    pub(crate) fn change_frontend(
-        &mut self,
-        (vip, port, protocol): (&str, u16, Protocol),
-        change: impl FnOnce(&mut Frontend),
     /// A port of the node that leads to a pod.
     pub(crate) fn host_port(
         &mut self,
@@ -261,10 +256,8 @@ impl Node {
     pub(crate) fn source_range(&mut self, service: u32, range: &str, prefix: u8) {
         let LpmKey { prefix_len, addr } = LpmKey::new(addr(range), prefix);
         let [a, b, c, d] = addr.0;
-        let map = self.ebpf.map_mut("SOURCE_RANGES").expect("a map of this name");
-        let mut trie = LpmTrie::<_, [u32; 5], u8>::try_from(map).expect("a trie");
-        let key = aya::maps::lpm_trie::Key::new(32 + prefix_len, [service, a, b, c, d]);
-        trie.insert(&key, 0, 0).expect("an entry is written");
+        let key = Key::new(32 + prefix_len, Abi([service, a, b, c, d]));
+        self.trie("SOURCE_RANGES").insert(&key, Abi(0_u8), 0).expect("an entry is written");
     }
 
     /// Removes a frontend.
@@ -273,6 +266,11 @@ impl Node {
         self.hash::<FrontendKey, Frontend>("FRONTENDS").remove(&Abi(key)).expect("the frontend");
     }
 
+    /// Changes a frontend in place.
+    pub(crate) fn change_frontend(
+        &mut self,
+        (vip, port, protocol): (&str, u16, Protocol),
+        change: impl FnOnce(&mut Frontend),
     ) {
         let key = FrontendKey::new(addr(vip), Be16::new(port), protocol);
         let mut map = self.hash::<FrontendKey, Frontend>("FRONTENDS");
@@ -401,11 +399,6 @@ pub(crate) fn addr(text: &str) -> Addr {
     text.parse::<IpAddr>().expect("an address").into()
 }
 
-fn nix_is_root() -> bool {
-    nix::unistd::Uid::effective().is_root()
-}
-
-/// The object file, at the place that the build names or leaves it.
 /// Gives this thread a network of its own, with a loopback device that forwards, and lets `ip` do
 /// these lines: what the kernel's routing table answers to programs that this thread runs.
 pub(crate) fn network(lines: &str) {
@@ -424,6 +417,11 @@ pub(crate) fn network(lines: &str) {
     assert!(ip.wait().expect("its end").success(), "{lines}");
 }
 
+fn nix_is_root() -> bool {
+    nix::unistd::Uid::effective().is_root()
+}
+
+/// The object file, at the place that the build names or leaves it.
 fn object() -> PathBuf {
     std::env::var_os("DATAPATH_EBPF_OBJECT").map_or_else(
         || {
