@@ -107,8 +107,7 @@ pub(crate) fn connect<F: Family>(context: &SockAddrContext) -> i32 {
         let owned = frontend(&FrontendKey::any_port(dialled.addr)).is_some();
         return if owned && protocol == Protocol::TCP { refuse() } else { ALLOW };
     };
-    let list = client.list(found.frontend);
-    if list.count == 0 && protocol == Protocol::TCP && !client.drops(found.frontend.flags) {
+    if protocol == Protocol::TCP && found.refuses(client) {
         count_service(found.frontend.service, |stats| stats.refused += 1);
         return refuse();
     }
@@ -187,6 +186,16 @@ impl Found {
             && !flags.has(FrontendFlags::SOURCE_RANGES)
             && (client == Client::Host || !client.masqueraded(flags));
         client.list(self.frontend).count != 0 && (as_tc_would || self.stays_inside)
+    }
+
+    /// Whether the client is told at once that nobody serves it. One whose source may not be
+    /// admitted is not: only the tc programs know the source.
+    #[inline(always)]
+    fn refuses(&self, client: Client) -> bool {
+        let flags = self.frontend.flags;
+        client.list(self.frontend).count == 0
+            && !client.drops(flags)
+            && !flags.has(FrontendFlags::SOURCE_RANGES)
     }
 
     /// A backend for the client. Where affinity counts here, the client's address is the one that

@@ -168,8 +168,19 @@ fn load_balancer(world: &World) -> Result<()> {
     let [own4, own6] = OUTSIDE_ADDRESS.both();
     service.patch(&ranges(&format!("{own4}/32"), &format!("{own6}/128")))?;
     everywhere(|family, way| answered(&outside, at(family), way))?;
-    let client = world.space(CLIENT)?;
-    everywhere(|family, way| expect_silence(&client, &way.ask(at(family), "hostname")))
+    let inside = [world.space(CLIENT)?, world.space(HOME)?];
+    let silence = |family, way: Way| {
+        let ask = way.ask(at(family), "hostname");
+        inside.iter().try_for_each(|space| dropped(space, &ask))
+    };
+    everywhere(silence)?;
+    // Who may not come is not told either that nobody serves.
+    service.patch(&json!({"spec": {"selector": {"app": "nobody"}}}))?;
+    everywhere(|family, way| {
+        let ask = way.ask(at(family), "hostname");
+        if way.is_connected() { expect_rejection(&outside, &ask) } else { Ok(()) }
+    })?;
+    everywhere(silence)
 }
 
 fn internal_local(world: &World) -> Result<()> {
