@@ -25,8 +25,8 @@ impl Deviation {
             Self::HostKeepsItsAddress => {
                 "Where tc translates for a process of the node, a pod of the same node sees the \
                  node's address; kube-proxy shows it the address of the pod's gateway. A process of \
-                 the same node sees the address that was dialled; kube-proxy shows it some address \
-                 of the node."
+                 the same node sees, where there are socket hooks too, the address that was dialled; \
+                 kube-proxy shows it some address of the node."
             }
         }
     }
@@ -42,7 +42,7 @@ impl Deviation {
             Self::HostKeepsItsAddress => {
                 "Both are the node to whoever sees them, and a packet whose source stays needs no \
                  port of its own. The kernel takes no packet from outside that carries one of its \
-                 own addresses, so the node needs another one to talk to itself."
+                 own addresses unless it is asked to, so the node needs another one to talk to itself."
             }
         }
     }

@@ -73,16 +73,14 @@ fn source(world: &World, client: &str, target: &Target, ask: &Ask) -> Result<()>
     } else {
         vec![home.address().get(family), home.pod(1).get(family), pod]
     };
-    let by_tc = match world.kind {
-        // Connected UDP sockets are left to tc: they could not move to another backend.
-        Kind::Datapath { socket_lb, .. } => {
-            !socket_lb || (ask.proto == Proto::Udp && ask.connected)
-        }
-        Kind::KubeProxy(_) => false,
-    };
+    // Connected UDP sockets are left to tc: they could not move to another backend.
+    let by_tc = matches!(world.kind, Kind::Datapath { socket_lb: true, .. })
+        && ask.proto == Proto::Udp
+        && ask.connected;
     if by_tc && client != CLIENT && target.place == "host_network_here" {
-        // By tc alone, what a node sends to itself comes back in from the address that it dialled:
-        // the kernel takes no packet from outside that claims to be from itself.
+        // Beside socket hooks, what tc lets a node send to itself comes in from the address that was
+        // dialled: the kernel takes no packet from outside that claims to be from itself. Without
+        // them it is asked to.
         own.push(ask.to.ip());
     }
     ensure!(own.contains(&seen.ip()), "the backend sees {seen}, not one of {own:?}");
