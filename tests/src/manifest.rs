@@ -1,9 +1,13 @@
 //! The objects that the lab registers, as Kubernetes would have them.
 
-use crate::topology::{Dual, NodeSpec};
+use crate::{
+    proto::Proto,
+    topology::{Dual, NodeSpec},
+};
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use serde_json::{Value, json};
+use std::net::IpAddr;
 
 /// Port on which the pods of the lab serve, TCP and UDP, unless they are told otherwise.
 pub const POD_PORT: u16 = 8080;
@@ -23,6 +27,36 @@ pub struct PodSpec {
     pub host_network: bool,
     /// Ports it serves, TCP and UDP.
     pub ports: Vec<u16>,
+    /// Ports of its node that lead to it.
+    pub host_ports: Vec<HostPort>,
+}
+
+/// A port of a node that leads to a pod.
+#[derive(Clone, Debug)]
+pub struct HostPort {
+    /// The only address of the node that has it; all if none.
+    pub address: Option<IpAddr>,
+    /// The port of the node.
+    pub port: u16,
+    /// The port of the pod.
+    pub target: u16,
+    /// Its protocol.
+    pub proto: Proto,
+}
+
+impl HostPort {
+    fn object(&self) -> Value {
+        let protocol = match self.proto {
+            Proto::Tcp => "TCP",
+            Proto::Udp => "UDP",
+        };
+        let mut port =
+            json!({"containerPort": self.target, "hostPort": self.port, "protocol": protocol});
+        if let Some(address) = self.address {
+            port["hostIP"] = json!(address);
+        }
+        port
+    }
 }
 
 impl PodSpec {
@@ -34,6 +68,7 @@ impl PodSpec {
             labels: vec![("app".to_owned(), app.to_owned())],
             host_network: false,
             ports: vec![POD_PORT],
+            host_ports: Vec::new(),
         }
     }
 
@@ -49,6 +84,13 @@ impl PodSpec {
     #[must_use]
     pub fn serving(mut self, ports: &[u16]) -> Self {
         self.ports = ports.to_vec();
+        self
+    }
+
+    /// The same with ports of its node.
+    #[must_use]
+    pub fn with_host_ports(mut self, host_ports: &[HostPort]) -> Self {
+        self.host_ports = host_ports.to_vec();
         self
     }
 
@@ -69,6 +111,7 @@ impl PodSpec {
                 "containers": [{
                     "name": "lab", "image": "lab",
                     "ports": self.ports.iter().map(|port| json!({"containerPort": port}))
+                        .chain(self.host_ports.iter().map(HostPort::object))
                         .collect::<Vec<_>>(),
                 }],
             },

@@ -6,8 +6,10 @@
 
 mod connect;
 mod external;
+mod host_ports;
 mod life;
 mod scale;
+mod stale;
 mod world;
 
 use anyhow::{Context as _, Result};
@@ -40,6 +42,8 @@ fn run(suite: &mut Suite) -> Result<()> {
         world.settle()?;
         connect::run(suite, &world);
         external::run(suite, &world);
+        host_ports::run(suite, &world);
+        stale::run(suite, &world);
         life::run(suite, &world);
         if kind == Kind::MODES[0] || !kind.is_datapath() {
             scale::run(suite, &world);
