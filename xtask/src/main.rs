@@ -1,5 +1,6 @@
 //! `cargo xtask`: set-up, build, run, test. Dispatch only; each command is a small file.
 
+mod bench;
 mod build;
 mod check;
 mod kind;
@@ -44,6 +45,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         arguments: Vec<String>,
     },
+    /// Measure datapath, kube-proxy and bare routing side by side in the lab
+    Bench(bench::Options),
     /// Lint all crates; a warning is an error
     Lint,
     /// Run all tests, or only the suites named
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Task::Image => kind::image::build().map(|image| println!("{image}")),
         Task::Run(options) => run::run(&options),
         Task::Lab { arguments } => lab::become_lab(&arguments),
+        Task::Bench(options) => bench::become_bench(&options),
         Task::Lint => lint::run(),
         Task::Test { suites, arguments } => test::run(&suites, &arguments),
     };

@@ -1,0 +1,28 @@
+//! `cargo xtask bench`.
+
+use anyhow::Result;
+use bench::run::{Options, run};
+use clap::Parser;
+use std::path::PathBuf;
+
+/// Measure datapath, kube-proxy and bare routing side by side in the lab
+#[derive(Parser)]
+#[command(name = "cargo xtask bench")]
+struct Cli {
+    /// About three minutes instead of at most forty
+    #[arg(long)]
+    quick: bool,
+    /// Only measures whose name contains this, and no scale; can be repeated
+    #[arg(long, value_name = "PART")]
+    only: Vec<String>,
+    /// Folder for report.html, report.json and benchmarks.md
+    #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
+    output: PathBuf,
+}
+
+fn main() -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::new("warn,kube_client=off");
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let Cli { quick, only, output } = Cli::parse();
+    run(&Options { quick, only, output })
+}

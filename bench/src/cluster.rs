@@ -1,0 +1,300 @@
+//! A cluster for each variant, with the load in its namespaces.
+
+use crate::{
+    load::order::{Answer, DRAIN, Order, PORT, Report, SINK, Work},
+    machine,
+    scale::NOWHERE,
+};
+use anyhow::{Context as _, Result, bail};
+use lab::{
+    Lab, Node, host,
+    manifest::PodSpec,
+    proxy::Kind as Proxy,
+    service::Service,
+    space::Space,
+    topology::{Family, NODES, NodeSpec, OUTSIDE},
+};
+use serde::{Serialize, Serializer};
+use serde_json::json;
+use std::{
+    env,
+    io::{BufRead as _, BufReader, Write as _},
+    net::{IpAddr, SocketAddr},
+    process::{Child, ChildStdin, ChildStdout, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// The node of the client and of the near server.
+const HOME: &NodeSpec = &NODES[1];
+/// The node of the far server.
+const AWAY: &NodeSpec = &NODES[2];
+
+/// The ports of each Service: name, number, protocol.
+const PORTS: [(&str, u16, &str); 4] =
+    [("tcp", PORT, "TCP"), ("sink", SINK, "TCP"), ("drain", DRAIN, "UDP"), ("udp", PORT, "UDP")];
+
+/// What is compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Variant {
+    /// To the pod's address, by bare routing: no proxy, no Service, no rule.
+    Direct,
+    /// The real kube-proxy in this mode.
+    KubeProxy(&'static str),
+    /// Ours, with or without the socket hooks.
+    Ours {
+        /// Whether a connection gets its backend at `connect`.
+        socket_lb: bool,
+    },
+}
+
+impl Variant {
+    /// All that are compared, the baselines first.
+    pub const ALL: [Self; 5] = [
+        Self::Direct,
+        Self::KubeProxy("iptables"),
+        Self::KubeProxy("nftables"),
+        Self::Ours { socket_lb: true },
+        Self::Ours { socket_lb: false },
+    ];
+
+    /// Its name in tables and plots.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::KubeProxy("nftables") => "kube-proxy nftables",
+            Self::KubeProxy(_) => "kube-proxy iptables",
+            Self::Ours { socket_lb: true } => "datapath",
+            Self::Ours { socket_lb: false } => "datapath, tc alone",
+        }
+    }
+
+    /// The proxy that runs on its nodes.
+    pub const fn proxy(self) -> Option<Proxy> {
+        match self {
+            Self::Direct => None,
+            Self::KubeProxy(mode) => Some(Proxy::KubeProxy(mode)),
+            Self::Ours { socket_lb } => Some(Proxy::Datapath { socket_lb, native: true }),
+        }
+    }
+}
+
+impl Serialize for Variant {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// Who sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Client {
+    /// A pod.
+    Pod,
+    /// A machine outside of the cluster.
+    Outside,
+}
+
+/// Whose address is dialled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// The Service's own: by [`Variant::Direct`] the pod's.
+    ClusterIp,
+    /// That of the last of many Services.
+    Last,
+    /// The pod's, whatever proxy runs.
+    Pod,
+    /// A port of the client's node, or of a node for a client from outside.
+    NodePort,
+}
+
+/// Where the server is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Server {
+    /// On the node that the client is on, or whose port it dials.
+    Near,
+    /// On another node.
+    Far,
+}
+
+/// A cluster with its load.
+#[derive(Debug)]
+pub struct Cluster {
+    /// What it is for.
+    pub variant: Variant,
+    /// The cluster itself.
+    pub lab: Lab,
+    /// The address of the last of many Services.
+    pub last: SocketAddr,
+    pod: Load,
+    outside: Load,
+    servers: [Destination; 2],
+}
+
+/// A server with the Service before it.
+#[derive(Debug)]
+struct Destination {
+    pod: IpAddr,
+    service: Option<Service>,
+    _load: Load,
+}
+
+impl Cluster {
+    /// Makes the cluster of a variant. Its load stays on `cpu`, and all else away from there.
+    pub fn up(variant: Variant, cpu: usize) -> Result<Self> {
+        let mut builder = Lab::builder();
+        if variant.proxy().is_none() {
+            builder = builder.source_mode();
+        }
+        let lab = builder.up()?;
+        let spec = |name, node| PodSpec::new(name, node, name).serving(&[]);
+        lab.create_pods(vec![spec("client", HOME), spec("near", HOME), spec("far", AWAY)])?;
+        if let Some(proxy) = variant.proxy() {
+            lab.start_proxies(proxy)?;
+        }
+        machine::keep_all_off(&host::lab_cgroup(lab.id())?, cpu)?;
+        let servers =
+            [destination(&lab, variant, "near", cpu)?, destination(&lab, variant, "far", cpu)?];
+        let pod = Load::start(&lab.pod("client")?.space, cpu)?;
+        let outside = Load::start(&lab.space(OUTSIDE)?, cpu)?;
+        let mut cluster = Self { variant, lab, last: NOWHERE, pod, outside, servers };
+        for server in [Server::Near, Server::Far] {
+            let to = cluster.address(Way::ClusterIp, server, PORT)?;
+            cluster.wait(to, true)?;
+        }
+        Ok(cluster)
+    }
+
+    /// The address for a way to a server. None where the variant has no such way.
+    pub fn address(&self, way: Way, server: Server, port: u16) -> Result<SocketAddr> {
+        let server = &self.servers[server as usize];
+        let pod = SocketAddr::new(server.pod, port);
+        Ok(match (way, &server.service) {
+            (Way::Pod, _) | (Way::ClusterIp, None) => pod,
+            (Way::Last, _) => self.last,
+            (Way::ClusterIp, Some(service)) => service.at(Family::V4, port)?,
+            (Way::NodePort, Some(service)) => {
+                let index = PORTS.iter().position(|(_, number, _)| *number == port);
+                let port = service.node_port(index.context("no such port")?)?;
+                SocketAddr::new(HOME.address().v4.into(), port)
+            }
+            (Way::NodePort, None) => bail!("{} has no node ports", self.variant.name()),
+        })
+    }
+
+    /// The node of the client.
+    pub fn home(&self) -> Result<&Node> {
+        self.lab.node(HOME.name)
+    }
+
+    /// The address of a server's pod.
+    pub fn pod_address(&self, server: Server) -> IpAddr {
+        self.servers[server as usize].pod
+    }
+
+    /// Sends, and returns what came of it.
+    pub fn work(&mut self, client: Client, work: Work) -> Result<Report> {
+        let load = match client {
+            Client::Pod => &mut self.pod,
+            Client::Outside => &mut self.outside,
+        };
+        match load.order(&Order::Work(work))? {
+            Answer::Report(report) => Ok(report),
+            other => bail!("{}: unexpected answer {other:?}", self.variant.name()),
+        }
+    }
+
+    /// Waits until a pod can connect, or until it cannot.
+    pub fn wait(&mut self, to: SocketAddr, open: bool) -> Result<()> {
+        self.wait_after(to, open, |_lab| Ok(())).map(drop)
+    }
+
+    /// Makes a change, and waits until a pod can connect because of it, or cannot any more. How long
+    /// that took, with the change itself.
+    pub fn wait_after(
+        &mut self,
+        to: SocketAddr,
+        open: bool,
+        change: impl FnOnce(&Lab) -> Result<()>,
+    ) -> Result<Duration> {
+        self.pod.send(&Order::Await { to, open })?;
+        let begin = Instant::now();
+        let changed = change(&self.lab);
+        let answer = self.pod.receive()?;
+        let took = begin.elapsed();
+        changed?;
+        match answer {
+            Answer::Done => Ok(took),
+            other => bail!("{}: unexpected answer {other:?}", self.variant.name()),
+        }
+    }
+}
+
+fn destination(lab: &Lab, variant: Variant, name: &str, cpu: usize) -> Result<Destination> {
+    let pod = lab.pod(name)?;
+    let mut load = Load::start(&pod.space, cpu)?;
+    match load.order(&Order::Serve)? {
+        Answer::Done => {}
+        other => bail!("{name} does not serve: {other:?}"),
+    }
+    let service = variant.proxy().map(|_| lab.create_service(name, &spec(name))).transpose()?;
+    Ok(Destination { pod: pod.address.get(Family::V4), service, _load: load })
+}
+
+fn spec(app: &str) -> serde_json::Value {
+    let ports = PORTS.map(|(name, port, protocol)| {
+        json!({"name": name, "port": port, "targetPort": port, "protocol": protocol})
+    });
+    json!({"type": "NodePort", "selector": {"app": app}, "ports": ports})
+}
+
+/// A process of the load.
+#[derive(Debug)]
+struct Load {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Load {
+    fn start(space: &Arc<Space>, cpu: usize) -> Result<Self> {
+        let program = env::current_exe()?.with_file_name("bench-load");
+        let mut child = space
+            .command(program)?
+            .arg("--cpu")
+            .arg(cpu.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("start the load")?;
+        let input = child.stdin.take().context("no standard input")?;
+        let output = BufReader::new(child.stdout.take().context("no standard output")?);
+        Ok(Self { child, input, output })
+    }
+
+    fn order(&mut self, order: &Order) -> Result<Answer> {
+        self.send(order)?;
+        self.receive().with_context(|| format!("{order:?}"))
+    }
+
+    fn send(&mut self, order: &Order) -> Result<()> {
+        let mut line = serde_json::to_vec(order)?;
+        line.push(b'\n');
+        self.input.write_all(&line).context("the load is gone")
+    }
+
+    fn receive(&mut self) -> Result<Answer> {
+        let mut answer = String::new();
+        self.output.read_line(&mut answer)?;
+        match serde_json::from_str(&answer).context("the load has ended")? {
+            Answer::Failed(why) => bail!(why),
+            answer => Ok(answer),
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}

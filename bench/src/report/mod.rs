@@ -1,0 +1,72 @@
+//! What a run has to say, in the terminal and in files.
+
+mod html;
+mod json;
+mod markdown;
+mod plot;
+mod table;
+mod text;
+
+use crate::{
+    round::{Figure, Finding},
+    run::Run,
+    stats::Estimate,
+    target::{Judged, TARGETS, Verdict},
+};
+use anyhow::{Context as _, Result};
+use std::{fs, path::Path};
+
+/// Prints the tables, and writes `report.json`, `report.html` and `benchmarks.md` with its plots
+/// into a folder.
+pub fn write(run: &Run, folder: &Path) -> Result<()> {
+    let judged = judge(run);
+    println!("{}\n", table::findings(&run.findings));
+    if !run.points.is_empty() {
+        println!("{}\n", table::scale(&run.points));
+        println!("{}\n", table::needs(run));
+    }
+    println!("{}\n", table::targets(&judged));
+    println!("{}", summary(&judged));
+    let plots = plot::all(run)?;
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        anyhow::Ok(path)
+    };
+    fs::create_dir_all(folder.join("plots")).context("make the report's folder")?;
+    write("report.json", &serde_json::to_string_pretty(&json::report(run, &judged))?)?;
+    write("benchmarks.md", &markdown::page(run, &judged, &plots))?;
+    for plot in &plots {
+        write(&format!("plots/{}.svg", plot.name), &plot.svg)?;
+    }
+    let page = write("report.html", &html::page(run, &judged, &plots))?;
+    println!("{}", page.display());
+    Ok(())
+}
+
+/// Holds the run against all targets.
+fn judge(run: &Run) -> Vec<Judged> {
+    let mut judged: Vec<_> =
+        TARGETS.iter().filter_map(|target| target.judge(&run.findings)).collect();
+    judged.extend(judge_scale(run));
+    judged
+}
+
+/// The first packet to the last of many Services, against the first packet to the only one.
+fn judge_scale(run: &Run) -> Option<Judged> {
+    let (few, many) = (run.points.first()?, run.points.last()?);
+    let figures = |findings: &[Finding]| {
+        let finding = findings.iter().find(|finding| finding.measure.id == "connect-last")?;
+        Some(finding.of(crate::target::OURS)?.figures(Figure::P99).to_vec())
+    };
+    let found = Estimate::of_ratios(&figures(&many.findings)?, &figures(&few.findings)?)?;
+    let title = format!("connect, p99: datapath, {} Services ÷ {}", many.services, few.services);
+    Some(Judged::at_most(title, found, 1.05))
+}
+
+/// The last line.
+fn summary(judged: &[Judged]) -> String {
+    let count = |verdict| judged.iter().filter(|one| one.verdict == verdict).count();
+    let [met, floor, missed] = [Verdict::Met, Verdict::Floor, Verdict::Missed].map(count);
+    format!("{met} targets met, {floor} at their floor, {missed} missed")
+}

@@ -1,0 +1,143 @@
+//! The figures in the terminal.
+
+use crate::{
+    cluster::Variant,
+    measure::Unit,
+    programming::Programming,
+    round::{Figure, Finding},
+    run::Run,
+    scale::Point,
+    stats::Estimate,
+    target::{Judged, Verdict},
+};
+use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+
+/// Latencies and throughput by variant, each with its ratio to the first one that was measured.
+pub(super) fn findings(findings: &[Finding]) -> String {
+    let mut table = new();
+    table.set_header(header("measure, typical (÷ first)"));
+    for finding in findings {
+        let mut row = vec![finding.measure.title.to_owned()];
+        for variant in Variant::ALL {
+            row.push(cell(finding, variant).unwrap_or_default());
+        }
+        table.add_row(row);
+    }
+    align(&mut table);
+    table.to_string()
+}
+
+/// First-packet latency by number of Services.
+pub(super) fn scale(points: &[Point]) -> String {
+    let mut table = new();
+    table.set_header(header("Services, connect to"));
+    for point in points {
+        for finding in &point.findings {
+            let mut row = vec![format!("{}, {}", point.services, finding.measure.title)];
+            for variant in Variant::ALL {
+                let estimate = finding.of(variant).and_then(|s| Estimate::of(&s.typical));
+                row.push(estimate.map(|e| value(Unit::Nanoseconds, e.value)).unwrap_or_default());
+            }
+            table.add_row(row);
+        }
+    }
+    align(&mut table);
+    table.to_string()
+}
+
+/// What the proxies needed, and how long changes took.
+pub(super) fn needs(run: &Run) -> String {
+    let mut table = new();
+    table.set_header([
+        "proxy, on one node",
+        "Services",
+        "last one served after",
+        "memory",
+        "change: p50",
+        "p99",
+        "first sync",
+    ]);
+    let Some(point) = run.points.last() else { return table.to_string() };
+    for need in &point.needs {
+        let change = run.programming.iter().find(|change| change.variant == need.variant);
+        let of = |figure: fn(&Programming) -> String| change.map(figure).unwrap_or_default();
+        table.add_row([
+            need.variant.name().to_owned(),
+            point.services.to_string(),
+            format!("{:.2} s", need.settled),
+            format!("{:.0} MiB", need.memory_mib),
+            of(|change| format!("{:.1} ms", change.p50_ms)),
+            of(|change| format!("{:.1} ms", change.p99_ms)),
+            of(|change| format!("{:.2} s", change.first_sync)),
+        ]);
+    }
+    align(&mut table);
+    table.to_string()
+}
+
+/// The targets, what was found, and whether that is enough.
+pub(super) fn targets(judged: &[Judged]) -> String {
+    let mut table = new();
+    table.set_header(["ratio", "target (floor)", "found", "95 %", ""]);
+    for one in judged {
+        let verdict = match one.verdict {
+            Verdict::Met => "met",
+            Verdict::Floor => "floor",
+            Verdict::Missed => "MISSED",
+        };
+        table.add_row([
+            one.title.clone(),
+            one.wanted.clone(),
+            format!("{:.3}", one.found.value),
+            interval(one.found),
+            format!("{verdict}{}", if one.sure { "" } else { "?" }),
+        ]);
+    }
+    table.to_string()
+}
+
+/// A latency or a throughput, for people.
+pub(super) fn value(unit: Unit, value: f64) -> String {
+    match unit {
+        Unit::Nanoseconds if value < 10_000.0 => format!("{value:.0} ns"),
+        Unit::Nanoseconds if value < 10_000_000.0 => format!("{:.1} µs", value / 1e3),
+        Unit::Nanoseconds => format!("{:.1} ms", value / 1e6),
+        Unit::BytesPerSecond => format!("{:.2} Gbit/s", value * 8.0 / 1e9),
+    }
+}
+
+/// The interval of an estimate.
+pub(super) fn interval(estimate: Estimate) -> String {
+    format!("{:.3} – {:.3}", estimate.low, estimate.high)
+}
+
+fn cell(finding: &Finding, variant: Variant) -> Option<String> {
+    let series = finding.of(variant)?;
+    let typical = value(finding.measure.unit(), Estimate::of(&series.typical)?.value);
+    let baseline = finding.series.first()?.variant;
+    let failures = match series.failures {
+        0 => String::new(),
+        count => format!(", {count} failed"),
+    };
+    if baseline == variant {
+        return Some(format!("{typical}{failures}"));
+    }
+    let ratio = finding.ratio(variant, baseline, Figure::Typical)?;
+    Some(format!("{typical} ({:.2}){failures}", ratio.value))
+}
+
+fn header(first: &str) -> Vec<&str> {
+    std::iter::once(first).chain(Variant::ALL.map(Variant::name)).collect()
+}
+
+fn new() -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED);
+    table
+}
+
+fn align(table: &mut Table) {
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+}

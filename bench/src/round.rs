@@ -1,0 +1,155 @@
+//! Going round: each variant in turn, again and again.
+
+use crate::{
+    cluster::{Cluster, Variant},
+    load::order::Report,
+    measure::{Measure, Unit},
+    stats::Estimate,
+};
+use anyhow::{Context as _, Result, ensure};
+use hdrhistogram::Histogram;
+
+/// How often and how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Rounds of each measure.
+    pub rounds: usize,
+    /// What each variant gets in a round.
+    pub millis: u64,
+}
+
+/// What a measure found.
+#[derive(Debug)]
+pub struct Finding {
+    /// The measure.
+    pub measure: Measure,
+    /// What it found of each variant.
+    pub series: Vec<Series>,
+}
+
+/// What a measure found of one variant.
+#[derive(Debug)]
+pub struct Series {
+    /// The variant.
+    pub variant: Variant,
+    /// The figure of each round: the median latency, or the throughput.
+    pub typical: Vec<f64>,
+    /// Of each round, the latency that 99 % stay below.
+    pub p99: Vec<f64>,
+    /// Of each round, requests or bytes a second.
+    pub rate: Vec<f64>,
+    /// All latencies.
+    pub latencies: Histogram<u64>,
+    /// Requests without an answer.
+    pub failures: u64,
+    /// Why the last one had none.
+    pub failure: Option<String>,
+}
+
+/// One of a series' figures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Figure {
+    /// [`Series::typical`].
+    Typical,
+    /// [`Series::p99`].
+    P99,
+    /// [`Series::rate`].
+    Rate,
+}
+
+/// Measures all clusters that the measure applies to, in turn. Every other round goes backwards, so
+/// that nobody always comes after the same one.
+pub fn go(
+    measure: Measure,
+    clusters: &mut [Cluster],
+    plan: Plan,
+    turn: impl Fn(),
+) -> Result<Finding> {
+    let mut taking: Vec<_> =
+        clusters.iter_mut().filter(|cluster| measure.applies_to(cluster.variant)).collect();
+    let mut series: Vec<_> = taking.iter().map(|cluster| Series::new(cluster.variant)).collect();
+    for round in 0..plan.rounds {
+        let mut order: Vec<_> = (0..taking.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for index in order {
+            let (cluster, series) = (&mut taking[index], &mut series[index]);
+            let report = cluster
+                .address(measure.way, measure.server, measure.port())
+                .and_then(|to| cluster.work(measure.client, measure.work(to, plan.millis)))
+                .and_then(|report| series.add(measure.unit(), &report));
+            report.with_context(|| format!("{}, {}", measure.title, cluster.variant.name()))?;
+            turn();
+        }
+    }
+    Ok(Finding { measure, series })
+}
+
+impl Series {
+    fn new(variant: Variant) -> Self {
+        Self {
+            variant,
+            typical: Vec::new(),
+            p99: Vec::new(),
+            rate: Vec::new(),
+            latencies: Histogram::new(3).expect("three digits are allowed"),
+            failures: 0,
+            failure: None,
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "figures with three digits")]
+    fn add(&mut self, unit: Unit, report: &Report) -> Result<()> {
+        let why = report.failure.as_deref().unwrap_or("nothing was sent");
+        ensure!(report.requests > 0 || report.bytes > 0, "no answer at all: {why}");
+        let seconds = report.nanos as f64 / 1e9;
+        self.failures += report.failures;
+        self.failure = report.failure.clone().or_else(|| self.failure.take());
+        let mut round = Histogram::<u64>::new(3)?;
+        for (nanos, count) in &report.latencies {
+            round.record_n(*nanos, *count)?;
+        }
+        self.latencies.add(&round)?;
+        let (typical, p99, rate) = match unit {
+            Unit::BytesPerSecond => {
+                let rate = report.bytes as f64 / seconds;
+                (rate, rate, rate)
+            }
+            Unit::Nanoseconds if round.is_empty() => {
+                let each = report.nanos as f64 / report.requests as f64;
+                (each, each, report.requests as f64 / seconds)
+            }
+            Unit::Nanoseconds => {
+                let at = |quantile| round.value_at_quantile(quantile) as f64;
+                (at(0.5), at(0.99), report.requests as f64 / seconds)
+            }
+        };
+        self.typical.push(typical);
+        self.p99.push(p99);
+        self.rate.push(rate);
+        Ok(())
+    }
+
+    /// One of the figures, round by round.
+    pub fn figures(&self, figure: Figure) -> &[f64] {
+        match figure {
+            Figure::Typical => &self.typical,
+            Figure::P99 => &self.p99,
+            Figure::Rate => &self.rate,
+        }
+    }
+}
+
+impl Finding {
+    /// What was found of a variant.
+    pub fn of(&self, variant: Variant) -> Option<&Series> {
+        self.series.iter().find(|series| series.variant == variant)
+    }
+
+    /// A figure of `variant` ÷ that of `baseline`.
+    pub fn ratio(&self, variant: Variant, baseline: Variant, figure: Figure) -> Option<Estimate> {
+        let (variant, baseline) = (self.of(variant)?, self.of(baseline)?);
+        Estimate::of_ratios(variant.figures(figure), baseline.figures(figure))
+    }
+}

@@ -1,0 +1,165 @@
+//! A run from beginning to end.
+
+use crate::{
+    cluster::{Cluster, Variant},
+    machine::{self, Machine},
+    measure::MEASURES,
+    programming::{self, Programming},
+    report,
+    round::{self, Finding, Plan},
+    scale::{self, Point},
+};
+use anyhow::{Context as _, Result, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::{io::IsTerminal as _, io::stderr, path::PathBuf, thread, time::Instant};
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Three minutes instead of forty.
+    pub quick: bool,
+    /// Only the measures whose name contains one of these, and no scale.
+    pub only: Vec<String>,
+    /// Where the report goes.
+    pub output: PathBuf,
+}
+
+/// How long each part of a run is.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// For [`MEASURES`].
+    pub plan: Plan,
+    /// Numbers of Services.
+    pub services: &'static [usize],
+    /// For the latency of connections at each of those.
+    pub scale_plan: Plan,
+    /// Changes of endpoints.
+    pub changes: usize,
+}
+
+const QUICK: Settings = Settings {
+    plan: Plan { rounds: 8, millis: 150 },
+    services: &[1, 1_000],
+    scale_plan: Plan { rounds: 6, millis: 100 },
+    changes: 15,
+};
+
+const FULL: Settings = Settings {
+    plan: Plan { rounds: 30, millis: 400 },
+    services: &[1, 100, 1_000, 10_000, 30_000],
+    scale_plan: Plan { rounds: 15, millis: 200 },
+    changes: 40,
+};
+
+/// All that a run found.
+#[derive(Debug)]
+pub struct Run {
+    /// Where.
+    pub machine: Machine,
+    /// How.
+    pub settings: Settings,
+    /// What each measure found.
+    pub findings: Vec<Finding>,
+    /// What the number of Services does.
+    pub points: Vec<Point>,
+    /// How long changes take.
+    pub programming: Vec<Programming>,
+}
+
+/// Runs the benchmark and writes its report.
+pub fn run(options: &Options) -> Result<()> {
+    if let Some(reason) = lab::host::missing() {
+        bail!(reason);
+    }
+    let start = Instant::now();
+    let machine = Machine::look()?;
+    let settings = if options.quick { QUICK } else { FULL };
+    let measures: Vec<_> = MEASURES
+        .iter()
+        .filter(|measure| {
+            options.only.is_empty() || options.only.iter().any(|part| measure.id.contains(part))
+        })
+        .copied()
+        .collect();
+    ensure!(!measures.is_empty(), "no measure has such a name");
+    say("five clusters start side by side");
+    let mut clusters = start_all(machine.measured_cpu)?;
+    let turns = settings.plan.rounds * measures.len() * clusters.len();
+    let progress = Progress::new(turns as u64);
+    let mut findings = Vec::new();
+    for measure in measures {
+        progress.stage(measure.title);
+        findings.push(round::go(measure, &mut clusters, settings.plan, || progress.turn())?);
+    }
+    let (mut points, mut programming) = (Vec::new(), Vec::new());
+    if options.only.is_empty() {
+        // The first has no proxy, and no API server either.
+        let proxied = &mut clusters[1..];
+        let tell = |text: String| progress.stage(&text);
+        points = scale::climb(proxied, settings.services, settings.scale_plan, tell)?;
+        let services = settings.services.last().copied().context("no numbers")?;
+        for cluster in proxied {
+            progress.stage(&format!("changes: {}", cluster.variant.name()));
+            programming.push(programming::measure(cluster, services, settings.changes)?);
+        }
+    }
+    progress.end();
+    let run = Run { machine, settings, findings, points, programming };
+    report::write(&run, &options.output)?;
+    say(&format!("{} s in all", start.elapsed().as_secs()));
+    Ok(())
+}
+
+/// One cluster for each variant.
+fn start_all(cpu: usize) -> Result<Vec<Cluster>> {
+    let clusters = thread::scope(|scope| {
+        let starting = Variant::ALL.map(|variant| scope.spawn(move || Cluster::up(variant, cpu)));
+        starting
+            .into_iter()
+            .zip(Variant::ALL)
+            .map(|(cluster, variant)| {
+                let cluster = cluster.join().ok().context("a panic")?;
+                cluster.with_context(|| format!("start the cluster: {}", variant.name()))
+            })
+            .collect::<Result<Vec<_>>>()
+    })?;
+    machine::keep_off(std::process::id().cast_signed(), cpu)?;
+    Ok(clusters)
+}
+
+/// How far the run is: a bar with the time that is left on a terminal, plain lines elsewhere.
+struct Progress(Option<ProgressBar>);
+
+impl Progress {
+    fn new(turns: u64) -> Self {
+        let style = "{bar:30} {percent:>3} %  {eta} left  {wide_msg}";
+        let style = ProgressStyle::with_template(style);
+        Self(stderr().is_terminal().then(|| {
+            ProgressBar::new(turns)
+                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        }))
+    }
+
+    fn stage(&self, text: &str) {
+        match &self.0 {
+            Some(bar) => bar.set_message(text.to_owned()),
+            None => say(text),
+        }
+    }
+
+    fn turn(&self) {
+        if let Some(bar) = &self.0 {
+            bar.inc(1);
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn say(text: &str) {
+    eprintln!("    {text}");
+}
