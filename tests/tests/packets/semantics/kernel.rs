@@ -27,6 +27,8 @@ const PORTS: std::ops::Range<u16> = 1024..60_000;
 pub(super) struct Kernel {
     node: Node,
     written: Tables,
+    /// Whether the uplink takes packets of the node itself.
+    loopback: bool,
     port: u16,
 }
 
@@ -48,17 +50,21 @@ impl Kernel {
     pub(super) fn load() -> Option<Self> {
         let node = Node::load()?;
         enter_network().expect("a network namespace like the node's");
-        Some(Self { node, written: Tables::default(), port: PORTS.start })
+        Some(Self { node, written: Tables::default(), loopback: false, port: PORTS.start })
     }
 
     /// Brings the maps to what a planner wants.
-    pub(super) fn write(&mut self, planned: &Planned) {
+    pub(super) fn write(&mut self, planned: &Planned, loopback: bool) {
         self.node.apply(&Change::between(&self.written, &planned.tables));
         self.written = planned.tables.clone();
         let mut flags = ConfigFlags::LOCAL_DETECTOR;
         if planned.carries_pods() {
             flags = flags.with(ConfigFlags::NATIVE_ROUTING);
         }
+        if loopback {
+            flags = flags.with(ConfigFlags::LOOPBACK);
+        }
+        self.loopback = loopback;
         self.node.configure(flags);
     }
 
@@ -70,9 +76,11 @@ impl Kernel {
             let client = SocketAddr::new(packet.client.address(), self.next_port());
             let answer = self.send(packet, client);
             let right = match (&answer, &expected) {
-                (Answer::Sent { from, to }, Verdict::Sent(backends)) => backends
-                    .get(to)
-                    .is_some_and(|source| sources(packet, *to, *source).contains(&from.ip())),
+                (Answer::Sent { from, to }, Verdict::Sent(backends)) => {
+                    backends.get(to).is_some_and(|source| {
+                        sources(packet, *to, *source, self.loopback).contains(&from.ip())
+                    })
+                }
                 (Answer::Rejected, Verdict::Rejected)
                 | (Answer::Dropped, Verdict::Dropped)
                 | (Answer::NotAService, Verdict::NotAService) => true,

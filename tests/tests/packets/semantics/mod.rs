@@ -109,11 +109,11 @@ fn programs_do_what_the_reference_says() {
     let Some(kernel) = Kernel::load() else { return };
     let kernel = RefCell::new(kernel);
     let own = own();
-    let histories = (history(Kind::Wild, 40), any::<bool>());
-    run::check(300, &histories, |(batches, native)| {
+    let histories = (history(Kind::Wild, 40), any::<bool>(), any::<bool>());
+    run::check(300, &histories, |(batches, native, loopback)| {
         let mut kernel = kernel.borrow_mut();
         tell(&batches, Planned::new(native), |planned| {
-            kernel.write(planned);
+            kernel.write(planned, loopback);
             let reference = reference(&planned.cluster, &own);
             packets(&planned.cluster).try_for_each(|packet| {
                 kernel
@@ -149,14 +149,22 @@ fn the_order_of_events_does_not_matter() {
     });
 }
 
-/// The source addresses with which the node may send a packet on.
-fn sources(packet: &Packet, backend: SocketAddr, source: Source) -> BTreeSet<IpAddr> {
+/// The source addresses with which the node may send a packet on. `loopback`: the uplink takes
+/// packets of the node itself.
+fn sources(
+    packet: &Packet,
+    backend: SocketAddr,
+    source: Source,
+    loopback: bool,
+) -> BTreeSet<IpAddr> {
     let client = packet.client.address();
     let own = own();
     match (source, packet.client) {
         // tc leaves a host process its address, and gives it the one that it dialled where the
         // answer must come back in by the uplink.
-        (Source::Node, Client::Host(_)) if own.contains(&backend.ip()) => [packet.to.ip()].into(),
+        (Source::Node, Client::Host(_)) if own.contains(&backend.ip()) && !loopback => {
+            [packet.to.ip()].into()
+        }
         (Source::Kept, _) | (Source::Node, Client::Host(_)) => [client].into(),
         (Source::Node, _) => {
             let v4 = client.is_ipv4();
