@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod check;
+mod differential;
 mod kind;
 mod lab;
 mod lint;
@@ -49,6 +50,8 @@ enum Task {
     Bench(bench::Options),
     /// Lint all crates; a warning is an error
     Lint,
+    /// Give random clusters to us and to the real kube-proxy, and compare what clients see
+    Differential(differential::Options),
     /// Run all tests, or only the suites named
     Test {
         /// The suites; all when none is named
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Task::Lab { arguments } => lab::become_lab(&arguments),
         Task::Bench(options) => bench::become_bench(&options),
         Task::Lint => lint::run(),
+        Task::Differential(options) => differential::run(&options),
         Task::Test { suites, arguments } => test::run(&suites, &arguments),
     };
     match result {

@@ -24,6 +24,8 @@ pub(crate) enum Suite {
     Kernel,
     /// Whole clusters in the lab.
     E2e,
+    /// Two minutes of random clusters, side by side with the real kube-proxy.
+    Differential,
 }
 
 /// What the suites reported.
@@ -56,6 +58,9 @@ impl Error for Failed {}
 /// A test that finds only while it runs that it cannot run here prints this and its reason, and
 /// returns. The harness counts it as passed; here it is skipped.
 const SKIPPED: &str = "skipped: ";
+
+/// The test target of [`Suite::Differential`].
+const DIFFERENTIAL: &str = "differential";
 
 /// Where the end-to-end tests find the binary.
 pub(crate) const BINARY_VARIABLE: &str = "DATAPATH_BIN";
@@ -96,7 +101,7 @@ pub(crate) fn run(suites: &[Suite], arguments: &[String]) -> Result<()> {
 
 /// Sets the machine up for the suites and builds what they load or start.
 fn prepare(suites: &BTreeSet<Suite>) -> Result<()> {
-    if suites.contains(&Suite::E2e) {
+    if suites.contains(&Suite::E2e) || suites.contains(&Suite::Differential) {
         setup::ensure(Need::Lab)?;
         build::for_tests()?;
     } else if suites.iter().any(|suite| *suite != Suite::Unit) {
@@ -141,7 +146,12 @@ fn test_targets(suite: Suite) -> Result<Vec<String>> {
                 Suite::Packets => {
                     package["name"] == "datapath-tests" && name.starts_with("packets")
                 }
-                Suite::E2e => package["name"] == "datapath-tests" && !name.starts_with("packets"),
+                Suite::Differential => name == DIFFERENTIAL,
+                Suite::E2e => {
+                    package["name"] == "datapath-tests"
+                        && !name.starts_with("packets")
+                        && name != DIFFERENTIAL
+                }
             };
             if belongs && target["kind"][0] == "test" {
                 names.push(name.to_owned());

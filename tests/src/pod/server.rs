@@ -1,9 +1,9 @@
 //! The server of every pod: says who it is and whom it sees.
 //!
 //! HTTP: `/` (name and client), `/hostname`, `/clientip` (address:port as seen), `/localaddr`,
-//! `/bytes/N/MS` (N bytes of the known pattern, spread over MS milliseconds), `/length/ANYTHING`
-//! (length of the path, however long). UDP, one datagram: `hostname`, `clientip`, `localaddr`,
-//! `echo TEXT`.
+//! `/seen` (own address and client), `/bytes/N/MS` (N bytes of the known pattern, spread over MS
+//! milliseconds), `/length/ANYTHING` (length of the path, however long). UDP, one datagram:
+//! `hostname`, `clientip`, `localaddr`, `seen`, `echo TEXT`.
 
 use super::lock;
 use crate::proto::{Proto, pattern};
@@ -130,6 +130,7 @@ fn respond(name: &str, mut stream: &TcpStream, path: &str) -> io::Result<()> {
         "/hostname" => name.to_owned(),
         "/clientip" => client.to_string(),
         "/localaddr" => unmapped(stream.local_addr()?).to_string(),
+        "/seen" => format!("{} {client}", unmapped(stream.local_addr()?)),
         _ if path.starts_with("/length/") => path.len().to_string(),
         _ => match long_answer(path) {
             Some((bytes, millis)) => return send_pattern(stream, bytes, millis),
@@ -179,6 +180,10 @@ fn serve_udp(name: &str, socket: &UdpSocket, closed: &AtomicBool) {
             b"localaddr" => socket
                 .local_addr()
                 .map(|local| unmapped(local).to_string().into_bytes())
+                .unwrap_or_default(),
+            b"seen" => socket
+                .local_addr()
+                .map(|local| format!("{} {}", unmapped(local), unmapped(client)).into_bytes())
                 .unwrap_or_default(),
             _ => question.strip_prefix(b"echo ").unwrap_or_default().to_vec(),
         };

@@ -8,11 +8,14 @@ pub enum Deviation {
     RemotePodIsOutside,
     /// A host process is seen with the node's address by pods of the node too.
     HostKeepsItsAddress,
+    /// A pod that gets itself sees its own address where the socket hooks choose.
+    PodMeetsItself,
 }
 
 impl Deviation {
     /// All of ours.
-    pub const ALL: [Self; 2] = [Self::RemotePodIsOutside, Self::HostKeepsItsAddress];
+    pub const ALL: [Self; 3] =
+        [Self::RemotePodIsOutside, Self::HostKeepsItsAddress, Self::PodMeetsItself];
 
     /// What differs.
     pub const fn what(self) -> &'static str {
@@ -27,6 +30,10 @@ impl Deviation {
                  node's address; kube-proxy shows it the address of the pod's gateway. A process of \
                  the same node sees, where there are socket hooks too, the address that was dialled; \
                  kube-proxy shows it some address of the node."
+            }
+            Self::PodMeetsItself => {
+                "Where the socket hooks choose, a pod that dials a Service and gets itself sees its \
+                 own address; kube-proxy shows it the address of its gateway."
             }
         }
     }
@@ -43,6 +50,10 @@ impl Deviation {
                 "Both are the node to whoever sees them, and a packet whose source stays needs no \
                  port of its own. The kernel takes no packet from outside that carries one of its \
                  own addresses unless it is asked to, so the node needs another one to talk to itself."
+            }
+            Self::PodMeetsItself => {
+                "The connection never leaves the pod, so there is no answer that another source must \
+                 bring back to the node, and no packet to translate."
             }
         }
     }

@@ -194,6 +194,8 @@ fn service(kind: Kind) -> impl Strategy<Value = Service> {
             let (number, shape, kind, created, labelled) = identity;
             let (external_ips, balanced, proxied, ranges, restricted) = external;
             let (internal_local, external_local, affinity) = policies;
+            let headless = shape == 3;
+            let kind = if headless && !wild { Type::ClusterIp } else { kind };
             // Numbers of node ports are shared among wild Services.
             let owner = if wild { first } else { number };
             let node_ports = match kind {
@@ -278,6 +280,8 @@ fn slice(kind: Kind) -> impl Strategy<Value = Slice> {
             if wild && odd == 1 {
                 ports[0].port = None;
             }
+            // kube-proxy does not notice that a slice leaves its Service for another one.
+            let owner = if wild { owner } else { number % SERVICES };
             Slice {
                 name: format!("slice{number}"),
                 service: (!wild || odd != 2).then(|| format!("svc{owner}")),

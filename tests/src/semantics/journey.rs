@@ -89,6 +89,11 @@ fn end(cluster: &Cluster, proxy: &Proxy<'_>, packet: Packet, verdict: Verdict) -
                     seen.extend(node.filter(|_| here));
                     seen.extend(on_host.then_some(packet.to.ip()));
                 }
+                if packet.client == Client::Pod(backend.ip())
+                    && proxy.deviations.contains(&Deviation::PodMeetsItself)
+                {
+                    seen.insert(client);
+                }
                 seen
             }
         };

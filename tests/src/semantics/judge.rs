@@ -278,12 +278,14 @@ impl Proxy<'_> {
     }
 
     /// 1.6: what the backend sees. A backend that is a process of this very node is met before any
-    /// source could be replaced.
+    /// source could be replaced. A pod that gets itself needs another source, or it would answer
+    /// itself without us; that a pod of another node may get itself, nobody looks after.
     fn source(&self, client: Client, backend: IpAddr, masquerade: bool) -> Source {
         match client {
             Client::Host(_) => Source::Node,
             _ if self.own.contains(&backend) => Source::Kept,
-            _ if masquerade || client.address() == backend => Source::Node,
+            Client::Pod(pod) if pod == backend => Source::Node,
+            _ if masquerade => Source::Node,
             Client::Pod(_) | Client::Outside(_) => Source::Kept,
         }
     }
