@@ -220,12 +220,14 @@ impl Skb {
                 0,
             )
         };
-        match status as u32 {
+        match u32::try_from(status) {
             // A missing neighbour entry is resolved by the redirect.
-            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {}
-            BPF_FIB_LKUP_RET_BLACKHOLE
-            | BPF_FIB_LKUP_RET_UNREACHABLE
-            | BPF_FIB_LKUP_RET_PROHIBIT => return Routed::Nowhere,
+            Ok(BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH) => {}
+            Ok(
+                BPF_FIB_LKUP_RET_BLACKHOLE
+                | BPF_FIB_LKUP_RET_UNREACHABLE
+                | BPF_FIB_LKUP_RET_PROHIBIT,
+            ) => return Routed::Nowhere,
             _ => return Routed::NotSent,
         }
         // SAFETY: the union holds what was written above or what the helper put in its place.

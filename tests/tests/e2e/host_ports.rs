@@ -193,26 +193,29 @@ fn portmap_rules(pod: IpAddr, len: u8) -> String {
         IpAddr::V4(_) => (SocketAddr::new(pod, POD_PORT), "127.0.0.1/32"),
         IpAddr::V6(_) => (SocketAddr::new(pod, POD_PORT), "::1/128"),
     };
-    let mut rules = "*nat\n\
-        :CNI-HOSTPORT-DNAT - [0:0]\n\
-        :CNI-HOSTPORT-SETMARK - [0:0]\n\
-        :CNI-HOSTPORT-MASQ - [0:0]\n\
-        :CNI-DN-0123456789abcdef0 - [0:0]\n\
-        -A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT\n\
-        -A OUTPUT -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT\n\
-        -A POSTROUTING -j CNI-HOSTPORT-MASQ\n\
-        -A CNI-HOSTPORT-SETMARK -j MARK --set-xmark 0x2000/0x2000\n\
-        -A CNI-HOSTPORT-MASQ -m mark --mark 0x2000/0x2000 -j MASQUERADE\n"
-        .to_owned();
-    for proto in ["tcp", "udp"] {
-        rules += &format!(
-            "-A CNI-HOSTPORT-DNAT -p {proto} -m multiport --dports {PORT} -j CNI-DN-0123456789abcdef0\n\
-             -A CNI-DN-0123456789abcdef0 -s {pod}/{len} -p {proto} --dport {PORT} -j CNI-HOSTPORT-SETMARK\n\
-             -A CNI-DN-0123456789abcdef0 -s {local} -p {proto} --dport {PORT} -j CNI-HOSTPORT-SETMARK\n\
-             -A CNI-DN-0123456789abcdef0 -p {proto} --dport {PORT} -j DNAT --to-destination {to}\n"
-        );
-    }
-    rules + "COMMIT\n"
+    let chain = "CNI-DN-0123456789abcdef0";
+    let of_port = ["tcp", "udp"].map(|proto| {
+        format!(
+            "-A CNI-HOSTPORT-DNAT -p {proto} -m multiport --dports {PORT} -j {chain}\n\
+             -A {chain} -s {pod}/{len} -p {proto} --dport {PORT} -j CNI-HOSTPORT-SETMARK\n\
+             -A {chain} -s {local} -p {proto} --dport {PORT} -j CNI-HOSTPORT-SETMARK\n\
+             -A {chain} -p {proto} --dport {PORT} -j DNAT --to-destination {to}\n"
+        )
+    });
+    format!(
+        "*nat\n\
+         :CNI-HOSTPORT-DNAT - [0:0]\n\
+         :CNI-HOSTPORT-SETMARK - [0:0]\n\
+         :CNI-HOSTPORT-MASQ - [0:0]\n\
+         :{chain} - [0:0]\n\
+         -A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT\n\
+         -A OUTPUT -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT\n\
+         -A POSTROUTING -j CNI-HOSTPORT-MASQ\n\
+         -A CNI-HOSTPORT-SETMARK -j MARK --set-xmark 0x2000/0x2000\n\
+         -A CNI-HOSTPORT-MASQ -m mark --mark 0x2000/0x2000 -j MASQUERADE\n\
+         {}COMMIT\n",
+        of_port.concat()
+    )
 }
 
 /// A node port takes the port over on the addresses that it is served on, and gives it back.

@@ -159,7 +159,9 @@ fn a_service_comes_before_a_host_port() {
         let service = Event::Service(service);
         for events in [[pod.clone(), service.clone()], [service, pod]] {
             let mut node = Node::new();
-            events.into_iter().for_each(|event| node.tell(event));
+            for event in events {
+                node.tell(event);
+            }
             assert_eq!(node.served(), lines(expected));
             node.tell(Event::Deleted(Kind::Service, name("a")));
             assert_eq!(node.served().len(), 3, "the host port is back");
