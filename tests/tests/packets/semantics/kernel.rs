@@ -1,6 +1,6 @@
 //! What the kernel programs do, with tables of the planner in their maps.
 
-use super::{HERE, THERE, planned::Planned, sources};
+use super::{HERE, Shape, THERE, planned::Planned, sources};
 use crate::{
     frame::{describe, frame},
     node::{self, FROM_POD, FROM_UPLINK, Node, TO_POD, TO_UPLINK},
@@ -54,17 +54,17 @@ impl Kernel {
     }
 
     /// Brings the maps to what a planner wants.
-    pub(super) fn write(&mut self, planned: &Planned, loopback: bool) {
+    pub(super) fn write(&mut self, planned: &Planned, shape: Shape) {
         self.node.apply(&Change::between(&self.written, &planned.tables));
         self.written = planned.tables.clone();
         let mut flags = ConfigFlags::LOCAL_DETECTOR;
         if planned.carries_pods() {
             flags = flags.with(ConfigFlags::NATIVE_ROUTING);
         }
-        if loopback {
+        if shape.loopback {
             flags = flags.with(ConfigFlags::LOOPBACK);
         }
-        self.loopback = loopback;
+        self.loopback = shape.loopback;
         self.node.configure(flags);
     }
 

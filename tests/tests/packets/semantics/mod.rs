@@ -51,7 +51,13 @@ fn clients(like: IpAddr) -> [Client; 4] {
 
 /// Every packet worth sending.
 fn packets(cluster: &Cluster) -> impl Iterator<Item = Packet> {
-    let destinations = cluster.destinations().into_iter();
+    let mut destinations = cluster.destinations();
+    // The node has more addresses than its object says.
+    let ports = cluster.services.values().flat_map(|service| &service.ports);
+    for port in ports.filter_map(|port| port.node_port) {
+        destinations.extend(own().map(|ip| (ip, port)));
+    }
+    let destinations = destinations.into_iter();
     let dialled = destinations.flat_map(|to| Protocol::ALL.map(|protocol| (to, protocol)));
     dialled.flat_map(|((ip, port), protocol)| {
         let to = SocketAddr::new(ip, port);
@@ -59,16 +65,45 @@ fn packets(cluster: &Cluster) -> impl Iterator<Item = Packet> {
     })
 }
 
+/// How the node is configured.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    /// Whether pods are routed by us.
+    native: bool,
+    /// `masqueradeAll`.
+    masquerade_all: bool,
+    /// Whether node ports are served on the addresses in [`SERVED`] instead of the node's own.
+    ranges: bool,
+    /// Whether the uplink takes packets of the node itself.
+    loopback: bool,
+}
+
+/// Ranges in which the node has its addresses towards the pods only.
+const SERVED: [&str; 2] = ["10.0.0.0/8", "fd00::/8"];
+
+fn shape() -> impl Strategy<Value = Shape> {
+    any::<[bool; 4]>().prop_map(|[native, masquerade_all, ranges, loopback]| Shape {
+        native,
+        masquerade_all,
+        ranges,
+        loopback,
+    })
+}
+
 /// The model of the node's proxy.
-fn reference<'a>(cluster: &'a Cluster, own: &'a [IpAddr]) -> Proxy<'a> {
-    let ranges = POD_RANGES.map(|range| range.parse().expect("a range"));
+fn reference<'a>(cluster: &'a Cluster, own: &'a [IpAddr], shape: Shape) -> Proxy<'a> {
+    let parse = |range: &str| range.parse().expect("a range");
     Proxy {
         cluster,
         node: HERE.name,
         own,
-        detector: Detector::ClusterCidr(ranges.to_vec()),
-        masquerade_all: false,
-        node_ports: NodePorts::Primary,
+        detector: Detector::ClusterCidr(POD_RANGES.map(parse).to_vec()),
+        masquerade_all: shape.masquerade_all,
+        node_ports: if shape.ranges {
+            NodePorts::Ranges(SERVED.map(parse).to_vec())
+        } else {
+            NodePorts::Primary
+        },
         deviations: &Deviation::ALL,
     }
 }
@@ -89,9 +124,9 @@ fn tell(
 #[test]
 fn tables_mean_what_the_reference_says() {
     let own = own();
-    run::check(2000, &history(Kind::Wild, 40), |batches| {
-        tell(&batches, Planned::new(true), |planned| {
-            let reference = reference(&planned.cluster, &own);
+    run::check(2000, &(history(Kind::Wild, 40), shape()), |(batches, shape)| {
+        tell(&batches, Planned::new(shape), |planned| {
+            let reference = reference(&planned.cluster, &own, shape);
             packets(&planned.cluster).try_for_each(|packet| {
                 let expected = reference.judge(&packet);
                 let actual = tables::read(&planned.tables, &packet);
@@ -109,16 +144,14 @@ fn programs_do_what_the_reference_says() {
     let Some(kernel) = Kernel::load() else { return };
     let kernel = RefCell::new(kernel);
     let own = own();
-    let histories = (history(Kind::Wild, 40), any::<bool>(), any::<bool>());
-    run::check(300, &histories, |(batches, native, loopback)| {
+    run::check(300, &(history(Kind::Wild, 40), shape()), |(batches, shape)| {
         let mut kernel = kernel.borrow_mut();
-        tell(&batches, Planned::new(native), |planned| {
-            kernel.write(planned, loopback);
-            let reference = reference(&planned.cluster, &own);
+        tell(&batches, Planned::new(shape), |planned| {
+            kernel.write(planned, shape);
+            let reference = reference(&planned.cluster, &own, shape);
             packets(&planned.cluster).try_for_each(|packet| {
-                kernel
-                    .compare(&packet, &reference)
-                    .map_err(|problem| format!("{packet}: {problem}, native routing: {native}"))
+                let compared = kernel.compare(&packet, &reference);
+                compared.map_err(|problem| format!("{packet}: {problem}"))
             })
         })
     });
@@ -132,14 +165,14 @@ fn the_order_of_events_does_not_matter() {
             cluster.take(step);
         }
         let left: Vec<_> = cluster.objects().into_iter().map(Step::Put).collect();
-        (Just(batches), Just(left).prop_shuffle(), 1..20_usize)
+        (Just(batches), Just(left).prop_shuffle(), 1..20_usize, shape())
     });
-    run::check(500, &histories, |(batches, shuffled, batch)| {
-        let mut told = Planned::new(true);
+    run::check(500, &histories, |(batches, shuffled, batch, shape)| {
+        let mut told = Planned::new(shape);
         for batch in &batches {
             told.take(batch);
         }
-        let mut at_once = Planned::empty(true);
+        let mut at_once = Planned::empty(shape);
         for batch in shuffled.chunks(batch) {
             at_once.take(batch);
         }

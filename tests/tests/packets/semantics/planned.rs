@@ -1,6 +1,6 @@
 //! A history as the product's own code sees it, up to the tables.
 
-use super::{HERE, own};
+use super::{HERE, SERVED, Shape, own};
 use datapath_user::{
     k8s,
     model::{Event, Kind, Model, ObjectName},
@@ -26,18 +26,22 @@ pub(super) struct Planned {
 
 impl Planned {
     /// A planner that knows the beginning of all histories.
-    pub(super) fn new(native: bool) -> Self {
-        let mut planned = Self::empty(native);
+    pub(super) fn new(shape: Shape) -> Self {
+        let mut planned = Self::empty(shape);
         let objects = beginning().objects().into_iter().map(Step::Put);
         planned.take(&objects.collect::<Vec<_>>());
         planned
     }
 
     /// A planner that knows no object yet.
-    pub(super) fn empty(native: bool) -> Self {
+    pub(super) fn empty(shape: Shape) -> Self {
         let mut settings = Settings::new(HERE.name);
-        settings.routing = if native { Routing::Native } else { Routing::None };
+        settings.routing = if shape.native { Routing::Native } else { Routing::None };
         settings.cluster_cidrs = POD_RANGES.map(|range| range.parse().expect("a range")).to_vec();
+        settings.masquerade_all = shape.masquerade_all;
+        if shape.ranges {
+            settings.node_port_addresses = SERVED.join(",").parse().expect("ranges");
+        }
         let mut planned = Self {
             cluster: Cluster::default(),
             tables: Tables::default(),
