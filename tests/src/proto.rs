@@ -31,6 +31,8 @@ pub enum Proto {
     Tcp,
     /// UDP: one datagram out, one back.
     Udp,
+    /// SCTP by raw packets: an INIT out, an INIT ACK back.
+    Sctp,
 }
 
 impl fmt::Display for Proto {
@@ -38,6 +40,7 @@ impl fmt::Display for Proto {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         })
     }
 }

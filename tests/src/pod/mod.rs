@@ -5,6 +5,7 @@
 
 mod load;
 mod probe;
+mod sctp;
 mod server;
 
 use crate::proto::{Call, Op, Outcome, Reply, Verdict};

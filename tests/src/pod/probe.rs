@@ -1,5 +1,6 @@
 //! The client: one request, one verdict.
 
+use super::sctp;
 use crate::proto::{Ask, Proto, Verdict, pattern};
 use nix::{
     errno::Errno,
@@ -64,6 +65,8 @@ pub(super) enum Kept {
     Tcp(TcpStream),
     /// A UDP socket, and the address to send to if it is not connected.
     Udp(UdpSocket, Option<SocketAddr>),
+    /// A raw socket that opens associations.
+    Sctp(sctp::Client),
 }
 
 impl Kept {
@@ -86,6 +89,7 @@ impl Kept {
                 }
                 Self::Udp(socket, (!connected).then_some(*to))
             }
+            Proto::Sctp => Self::Sctp(sctp::Client::open(*to, *source_port)?),
         })
     }
 
@@ -95,6 +99,7 @@ impl Kept {
         match self {
             Self::Tcp(stream) => get(stream, query, timeout),
             Self::Udp(socket, to) => datagram(socket, *to, query, timeout),
+            Self::Sctp(client) => client.ask(timeout),
         }
         .unwrap_or_else(Verdict::from)
     }

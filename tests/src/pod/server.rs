@@ -2,10 +2,11 @@
 //!
 //! HTTP: `/` (name and client), `/hostname`, `/clientip` (address:port as seen), `/localaddr`,
 //! `/seen` (own address and client), `/bytes/N/MS` (N bytes of the known pattern, spread over MS
-//! milliseconds), `/length/ANYTHING` (length of the path, however long). UDP, one datagram:
-//! `hostname`, `clientip`, `localaddr`, `seen`, `echo TEXT`.
+//! milliseconds), `/length/ANYTHING` (length of the path, however long). UDP, one datagram: `who`
+//! (name and client), `hostname`, `clientip`, `localaddr`, `seen`, `echo TEXT`. SCTP answers every
+//! INIT with name and client.
 
-use super::lock;
+use super::{lock, sctp};
 use crate::proto::{Proto, pattern};
 use anyhow::{Context as _, Result};
 use std::{
@@ -21,8 +22,8 @@ use std::{
 
 /// The largest datagram that UDP carries over IPv4.
 const MAX_DATAGRAM: usize = 65_507;
-/// How often a UDP server looks whether it was closed.
-const UDP_POLL: Duration = Duration::from_millis(50);
+/// How often a server of datagrams looks whether it was closed.
+pub(super) const UDP_POLL: Duration = Duration::from_millis(50);
 /// Bytes that a long answer sends at a time.
 const CHUNK: u64 = 32 << 10;
 
@@ -52,6 +53,10 @@ impl Server {
             let (name, stop) = (Arc::clone(&self.name), Arc::clone(&closed));
             let listening = || format!("listen on {address}/{proto}");
             let thread = match proto {
+                Proto::Sctp => {
+                    let socket = sctp::Listener::bind(address).with_context(listening)?;
+                    thread::spawn(move || socket.serve(&name, &stop))
+                }
                 Proto::Tcp => {
                     let listener = TcpListener::bind(address).with_context(listening)?;
                     thread::spawn(move || serve_tcp(&name, &listener, &stop))
@@ -175,6 +180,7 @@ fn serve_udp(name: &str, socket: &UdpSocket, closed: &AtomicBool) {
         let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };
         let question = buffer.get(..length).unwrap_or_default();
         let answer = match question.trim_ascii_end() {
+            b"who" => format!("{name} {}", unmapped(client)).into_bytes(),
             b"hostname" => name.as_bytes().to_vec(),
             b"clientip" => unmapped(client).to_string().into_bytes(),
             b"localaddr" => socket
