@@ -29,6 +29,8 @@ pub(super) struct Metrics {
     partial_sync: Histograms,
     service_changes: Labelled<Labels, Counter>,
     slice_changes: Labelled<Labels, Counter>,
+    service_changes_pending: Labelled<Labels, Gauge>,
+    slice_changes_pending: Labelled<Labels, Gauge>,
     queued: Labelled<Labels, Seconds>,
     applied: Labelled<Labels, Seconds>,
     pub(super) failures: Counter,
@@ -51,6 +53,8 @@ impl Metrics {
             sync,
             service_changes: Labelled::default(),
             slice_changes: Labelled::default(),
+            service_changes_pending: Labelled::default(),
+            slice_changes_pending: Labelled::default(),
             queued: Labelled::default(),
             applied: Labelled::default(),
             failures: Counter::default(),
@@ -89,6 +93,20 @@ impl Metrics {
             ("sync_proxy_rules_endpoint_changes", "Changes of slices", &self.slice_changes),
         ] {
             kubeproxy.register(name, help, counters.clone());
+        }
+        for (name, help, gauges) in [
+            (
+                "sync_proxy_rules_service_changes_pending",
+                "Changes of Services that are not applied yet",
+                &self.service_changes_pending,
+            ),
+            (
+                "sync_proxy_rules_endpoint_changes_pending",
+                "Changes of slices that are not applied yet",
+                &self.slice_changes_pending,
+            ),
+        ] {
+            kubeproxy.register(name, help, gauges.clone());
         }
         for (name, help, gauges) in [
             (
@@ -146,6 +164,9 @@ impl Metrics {
             kind.get_or_create(&family).observe(elapsed.as_secs_f64());
             self.service_changes.get_or_create(&family).inc_by(dirty.service_changes);
             self.slice_changes.get_or_create(&family).inc_by(dirty.slice_changes);
+            let pending = |changes: u64| if written { 0 } else { changes.cast_signed() };
+            self.service_changes_pending.get_or_create(&family).set(pending(dirty.service_changes));
+            self.slice_changes_pending.get_or_create(&family).set(pending(dirty.slice_changes));
             if !written {
                 continue;
             }
