@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use futures::future::try_join_all;
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod, Service},
+    discovery::v1::EndpointSlice,
     rbac::v1::{ClusterRole, ClusterRoleBinding},
 };
 use kube::{
@@ -206,6 +207,39 @@ impl ApiClient {
         let names = names.to_vec();
         self.run(|client| async move {
             let api = &Api::<Service>::default_namespaced(client);
+            for chunk in names.chunks(PARALLEL) {
+                try_join_all(chunk.iter().map(|name| async move {
+                    api.delete(name, &DeleteParams::default()).await?;
+                    anyhow::Ok(())
+                }))
+                .await?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Creates EndpointSlices, or replaces those of the same names.
+    pub fn apply_slices(&self, objects: Vec<Value>) -> Result<()> {
+        self.run(|client| async move {
+            let api = &Api::<EndpointSlice>::default_namespaced(client);
+            let params = &PatchParams::apply("lab").force();
+            for chunk in objects.chunks(PARALLEL) {
+                try_join_all(chunk.iter().map(|object| async move {
+                    let name =
+                        object["metadata"]["name"].as_str().context("a slice without name")?;
+                    api.patch(name, params, &Patch::Apply(object)).await?;
+                    anyhow::Ok(())
+                }))
+                .await?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Deletes EndpointSlices.
+    pub fn delete_slices(&self, names: Vec<String>) -> Result<()> {
+        self.run(|client| async move {
+            let api = &Api::<EndpointSlice>::default_namespaced(client);
             for chunk in names.chunks(PARALLEL) {
                 try_join_all(chunk.iter().map(|name| async move {
                     api.delete(name, &DeleteParams::default()).await?;

@@ -345,21 +345,31 @@ impl Lab {
 
     /// Starts a proxy on every node and waits until all are healthy.
     pub fn start_proxies(&self, kind: Kind) -> Result<()> {
+        self.start_proxies_with(kind, &[])
+    }
+
+    /// Starts a proxy with more flags, or other ones, on every node and waits until all are healthy.
+    pub fn start_proxies_with(&self, kind: Kind, flags: &[String]) -> Result<()> {
         for node in &self.nodes {
-            self.start_proxy(node, kind)?;
+            self.start_proxy_with(node, kind, flags)?;
         }
         self.nodes.iter().try_for_each(|node| self.wait_proxy(node))
     }
 
     /// Starts a proxy on a node.
     pub fn start_proxy(&self, node: &Node, kind: Kind) -> Result<()> {
+        self.start_proxy_with(node, kind, &[])
+    }
+
+    /// Starts a proxy with more flags, or other ones, on a node.
+    pub fn start_proxy_with(&self, node: &Node, kind: Kind, flags: &[String]) -> Result<()> {
         let origin = match &self.cluster {
             Cluster::Api { control, .. } => {
                 Origin::Kubeconfig(lock(control).kubeconfig(Identity::Proxy))
             }
             Cluster::Source(source) => Origin::Source(lock(source).folder().to_owned()),
         };
-        let proxy = Proxy::start(node, kind, &origin)?;
+        let proxy = Proxy::start(node, kind, &origin, flags)?;
         let old = lock(&self.proxies).insert(node.spec.name, proxy);
         ensure!(old.is_none(), "{} had a proxy already", node.spec.name);
         Ok(())

@@ -6,6 +6,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
@@ -49,6 +50,7 @@ impl HostPort {
         let protocol = match self.proto {
             Proto::Tcp => "TCP",
             Proto::Udp => "UDP",
+            Proto::Sctp => "SCTP",
         };
         let mut port =
             json!({"containerPort": self.target, "hostPort": self.port, "protocol": protocol});
@@ -131,7 +133,9 @@ pub fn cluster_roles() -> Result<Vec<ClusterRole>> {
 /// The status that a kubelet would report.
 pub fn pod_status(address: Dual, node: &NodeSpec, ready: bool) -> Value {
     let state = if ready { "True" } else { "False" };
-    let condition = |kind: &str| json!({"type": kind, "status": state});
+    let now = Timestamp::now();
+    let condition =
+        |kind: &str| json!({"type": kind, "status": state, "lastTransitionTime": now});
     let ips = |dual: Dual| dual.both().map(|ip| json!({"ip": ip})).to_vec();
     json!({
         "phase": "Running",

@@ -80,7 +80,8 @@ pub struct Proxy {
 
 impl Proxy {
     /// Starts a proxy on a node; [`Proxy::wait_healthy`] tells when it serves.
-    pub fn start(node: &Node, kind: Kind, origin: &Origin) -> Result<Self> {
+    /// `flags` are added to the usual ones, or take their place; one without value takes it away.
+    pub fn start(node: &Node, kind: Kind, origin: &Origin, flags: &[String]) -> Result<Self> {
         let log = node.folder.join("proxy.log");
         let output = File::options().append(true).create(true).open(&log)?;
         let mut command = match kind {
@@ -90,9 +91,10 @@ impl Proxy {
                 command.arg(if native { "--routing=native" } else { "--routing=none" });
                 command
             }
-            Kind::KubeProxy(mode) => kube_proxy(node, mode, origin)?,
+            Kind::KubeProxy(mode) => kube_proxy(node, mode, origin, flags)?,
         };
         let child = command
+            .args(flags.iter().filter(|flag| !flag.ends_with('=')))
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -190,7 +192,7 @@ fn agent(node: &Node, origin: &Origin) -> Result<Command> {
     Ok(command)
 }
 
-fn kube_proxy(node: &Node, mode: &str, origin: &Origin) -> Result<Command> {
+fn kube_proxy(node: &Node, mode: &str, origin: &Origin, flags: &[String]) -> Result<Command> {
     let Origin::Kubeconfig(kubeconfig) = origin else {
         bail!("kube-proxy needs the control plane");
     };
@@ -200,9 +202,14 @@ fn kube_proxy(node: &Node, mode: &str, origin: &Origin) -> Result<Command> {
         .arg(format!("--kubeconfig={}", kubeconfig.display()))
         .arg(format!("--proxy-mode={mode}"))
         .arg(format!("--hostname-override={}", node.spec.name))
-        .arg(format!("--cluster-cidr={}", POD_RANGES.join(",")))
         .args(["--conntrack-max-per-core=0", "--conntrack-min=0"])
-        .args(["--iptables-min-sync-period=10ms", "--nodeport-addresses=primary"]);
+        .arg("--iptables-min-sync-period=10ms");
+    let ranges = POD_RANGES.join(",");
+    for (name, value) in [("--cluster-cidr=", &*ranges), ("--nodeport-addresses=", "primary")] {
+        if !flags.iter().any(|flag| flag.starts_with(name)) {
+            command.arg(format!("{name}{value}"));
+        }
+    }
     Ok(command)
 }
 

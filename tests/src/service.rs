@@ -14,7 +14,18 @@ use std::net::{IpAddr, SocketAddr};
 #[derive(Clone, Debug)]
 pub struct Service(Value);
 
+impl From<Value> for Service {
+    fn from(object: Value) -> Self {
+        Self(object)
+    }
+}
+
 impl Service {
+    /// The whole object.
+    pub fn value(&self) -> &Value {
+        &self.0
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         self.0["metadata"]["name"].as_str().unwrap_or_default()

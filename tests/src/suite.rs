@@ -45,11 +45,24 @@ impl Suite {
 
     /// Runs a case, unless the filters leave it out.
     pub fn case(&mut self, name: &str, body: impl FnOnce() -> Result<()>) {
-        let Some(name) = self.selected(name) else { return };
+        if !self.wants(name) {
+            return;
+        }
         let start = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(body))
             .unwrap_or_else(|_panic| Err(anyhow!("panicked, see above")));
-        let seconds = start.elapsed().as_secs_f64();
+        self.record(name, start.elapsed(), result);
+    }
+
+    /// Whether the filters let a case in; it is counted if they do not.
+    pub fn wants(&mut self, name: &str) -> bool {
+        self.selected(name).is_some()
+    }
+
+    /// Notes what came of a case that was run elsewhere.
+    pub fn record(&mut self, name: &str, time: Duration, result: Result<()>) {
+        let name = self.whole_name(name);
+        let seconds = time.as_secs_f64();
         match result {
             Ok(()) => {
                 self.passed += 1;
@@ -94,17 +107,17 @@ impl Suite {
     }
 
     fn selected(&mut self, name: &str) -> Option<String> {
-        let name = if self.prefix.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{}::{name}", self.prefix)
-        };
+        let name = self.whole_name(name);
         let selected =
             self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter));
         if !selected {
             self.filtered += 1;
         }
         selected.then_some(name)
+    }
+
+    fn whole_name(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}::{name}", self.prefix) }
     }
 }
 

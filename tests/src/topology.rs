@@ -50,7 +50,7 @@ impl std::fmt::Display for Family {
 }
 
 /// What a node of the cluster is called and where it is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeSpec {
     /// Name of the Node object.
     pub name: &'static str,

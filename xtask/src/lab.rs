@@ -1,6 +1,8 @@
-//! The lab, for people. The program itself is `lab` of the package `datapath-tests`.
+//! The lab, for people, and the conformance matrix. The programs themselves are `lab` and
+//! `conformance` of the package `datapath-tests`.
 
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -15,13 +17,31 @@ use crate::{build, paths};
 ///
 /// When set-up or a build fails.
 pub(crate) fn become_lab(arguments: &[String]) -> Result<()> {
-    let program = paths::cargo_target().join("debug/lab");
     let starts =
         arguments.first().is_some_and(|command| ["up", "tour"].contains(&command.as_str()));
     // What looks at a running lab is quick, and prints nothing but what it was asked for.
-    if starts || !program.exists() {
+    if starts || !program("lab").exists() {
         prepare()?;
     }
+    become_program("lab", arguments)
+}
+
+/// Becomes the conformance matrix: `[--proxy NAME]... [FILTER] [--write]`.
+///
+/// # Errors
+///
+/// When set-up or a build fails.
+pub(crate) fn become_conformance(arguments: &[String]) -> Result<()> {
+    prepare()?;
+    become_program("conformance", arguments)
+}
+
+fn program(name: &str) -> PathBuf {
+    paths::cargo_target().join("debug").join(name)
+}
+
+fn become_program(name: &str, arguments: &[String]) -> Result<()> {
+    let program = program(name);
     let error = Command::new(&program)
         .args(arguments)
         .env(crate::test::BINARY_VARIABLE, build::test_binary())

@@ -48,6 +48,12 @@ enum Task {
     },
     /// Measure datapath, kube-proxy and bare routing side by side in the lab
     Bench(bench::Options),
+    /// Compare every Service behaviour with kube-proxy's: [--proxy NAME]... [FILTER] [--write]
+    Conformance {
+        /// Given to the program as they are; `--help` lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Lint all crates; a warning is an error
     Lint,
     /// Give random clusters to us and to the real kube-proxy, and compare what clients see
@@ -80,6 +86,7 @@ fn main() -> ExitCode {
         Task::Run(options) => run::run(&options),
         Task::Lab { arguments } => lab::become_lab(&arguments),
         Task::Bench(options) => bench::become_bench(&options),
+        Task::Conformance { arguments } => lab::become_conformance(&arguments),
         Task::Lint => lint::run(),
         Task::Differential(options) => differential::run(&options),
         Task::Test { suites, arguments } => test::run(&suites, &arguments),

@@ -24,6 +24,8 @@ pub(crate) enum Suite {
     Kernel,
     /// Whole clusters in the lab.
     E2e,
+    /// The conformance table, against ours and the real kube-proxy.
+    Conformance,
     /// Two minutes of random clusters, side by side with the real kube-proxy.
     Differential,
 }
@@ -61,6 +63,8 @@ const SKIPPED: &str = "skipped: ";
 
 /// The test target of [`Suite::Differential`].
 const DIFFERENTIAL: &str = "differential";
+/// The test target of [`Suite::Conformance`].
+const CONFORMANCE: &str = "conformance";
 
 /// Where the end-to-end tests find the binary.
 pub(crate) const BINARY_VARIABLE: &str = "DATAPATH_BIN";
@@ -101,7 +105,8 @@ pub(crate) fn run(suites: &[Suite], arguments: &[String]) -> Result<()> {
 
 /// Sets the machine up for the suites and builds what they load or start.
 fn prepare(suites: &BTreeSet<Suite>) -> Result<()> {
-    if suites.contains(&Suite::E2e) || suites.contains(&Suite::Differential) {
+    let in_the_lab = [Suite::E2e, Suite::Conformance, Suite::Differential];
+    if in_the_lab.iter().any(|suite| suites.contains(suite)) {
         setup::ensure(Need::Lab)?;
         build::for_tests()?;
     } else if suites.iter().any(|suite| *suite != Suite::Unit) {
@@ -146,11 +151,12 @@ fn test_targets(suite: Suite) -> Result<Vec<String>> {
                 Suite::Packets => {
                     package["name"] == "datapath-tests" && name.starts_with("packets")
                 }
+                Suite::Conformance => name == CONFORMANCE,
                 Suite::Differential => name == DIFFERENTIAL,
                 Suite::E2e => {
                     package["name"] == "datapath-tests"
                         && !name.starts_with("packets")
-                        && name != DIFFERENTIAL
+                        && ![CONFORMANCE, DIFFERENTIAL].contains(&name)
                 }
             };
             if belongs && target["kind"][0] == "test" {

@@ -1,0 +1,86 @@
+//! What cases do to the cluster besides its Services: pods, Nodes and processes.
+
+use super::{trial::Trial, world::ZONE};
+use crate::{suite::eventually, topology::NodeSpec};
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams},
+};
+use serde_json::json;
+use std::{thread, time::Duration};
+
+/// How long the control plane may take to be back.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a proxy has to notice that its Node is gone.
+const NOTICE: Duration = Duration::from_secs(3);
+
+impl Trial<'_> {
+    /// Kills a node's proxy and starts it again.
+    pub fn restart_proxy(&self, node: &NodeSpec) -> Result<()> {
+        let node = self.lab().node(node.name)?;
+        self.lab().take_proxy(node)?.kill()?;
+        self.lab().start_proxy(node, self.column().kind())?;
+        self.lab().wait_proxy(node)
+    }
+
+    /// Kills the API server, starts it again and waits until it takes changes.
+    pub fn restart_api_server(&self) -> Result<()> {
+        self.lab().stop_api_server()?;
+        self.lab().start_api_server()?;
+        let nothing = json!({"metadata": {"labels": {"restarted": "yes"}}});
+        let node = self.lab().nodes().first().context("no nodes")?.spec.name;
+        eventually(PATIENCE, || self.lab().patch_node(node, &nothing))
+    }
+
+    /// Sets whether a pod of the case is ready.
+    pub fn set_ready(&self, pod: &str, ready: bool) -> Result<()> {
+        self.lab().set_ready(&self.name(pod), ready)
+    }
+
+    /// Reports a pod of the case as failed, as a kubelet does that evicts it.
+    pub fn fail_pod(&self, pod: &str) -> Result<()> {
+        let name = self.name(pod);
+        self.lab().api()?.run(|client| async move {
+            let unready = |kind: &str| json!({"type": kind, "status": "False"});
+            let status = json!({"status": {
+                "phase": "Failed", "reason": "Evicted",
+                "conditions": [unready("Ready"), unready("ContainersReady")],
+            }});
+            let api = Api::<Pod>::default_namespaced(client);
+            api.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await?;
+            Ok(())
+        })
+    }
+
+    /// Deletes a Node object.
+    pub fn delete_node(&self, node: &'static NodeSpec) -> Result<()> {
+        self.lab().api()?.run(|client| async move {
+            Api::<Node>::all(client).delete(node.name, &DeleteParams::default()).await?;
+            Ok(())
+        })?;
+        thread::sleep(NOTICE);
+        Ok(())
+    }
+
+    /// Whether the process of a node's proxy runs.
+    pub fn runs_on(&self, node: &NodeSpec) -> Result<()> {
+        let pid = self.lab().proxy_pid(self.lab().node(node.name)?)?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("it has ended")?;
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        ensure!(state != Some('Z'), "it has ended");
+        Ok(())
+    }
+
+    /// Registers a Node again; a proxy that has ended is started, as a kubelet would.
+    pub fn bring_back(&self, node: &'static NodeSpec) -> Result<()> {
+        self.lab().api()?.add_nodes(&[*node])?;
+        let zone = json!({"metadata": {"labels": {ZONE: "b"}}});
+        self.lab().patch_node(node.name, &zone)?;
+        if self.runs_on(node).is_err() {
+            self.restart_proxy(node)?;
+        }
+        Ok(())
+    }
+}
