@@ -9,7 +9,7 @@ use crate::{
     hook::Hook,
     maps::{config, count},
     packet::{Packet, RST, SYN, Transport},
-    place::Place,
+    place::{self, Place},
     skb::{Action, ETHERNET, Failed, NEXT, Routed, Skb},
 };
 use datapath_common::{ConfigFlags, FlowFlags, Outcome, Protocol, Route};
@@ -167,7 +167,7 @@ fn fits(skb: Skb, route: &Route) -> bool {
 fn is_native_from_pod(packet: &Packet, hook: Hook) -> bool {
     let from_pod = match hook {
         Hook::FromPod => true,
-        Hook::FromUplink => matches!(Place::of(&packet.tuple.src), Place::Remote(_)),
+        Hook::FromUplink => place::is_remote(&packet.tuple.src),
         Hook::ToPod | Hook::ToUplink => false,
     };
     from_pod && is_native()

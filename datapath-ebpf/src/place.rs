@@ -38,3 +38,11 @@ impl Place {
         }
     }
 }
+
+/// Whether the address is in a range of another node's pods: enough to know of one that comes from
+/// outside, where no address of this node does.
+#[inline(always)]
+pub(crate) fn is_remote(addr: &Addr) -> bool {
+    longest_prefix::<_, _, Route>(&maps::ROUTES, &LpmKey::host(*addr))
+        .is_some_and(|range| range.kind == RouteKind::REMOTE)
+}
