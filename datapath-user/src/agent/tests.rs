@@ -9,11 +9,12 @@ use crate::{
     health::Telemetry,
     k8s::{News, SavedServers},
     model::{
-        Endpoint, Event, Kind, Node, ObjectName, Protocol, Service, ServicePort, Slice, SlicePort,
+        Endpoint, Event, HostPort, Kind, Node, ObjectName, Pod, Protocol, Service, ServicePort,
+        Slice, SlicePort,
     },
     plan::{Change, Settings, Tables},
 };
-use datapath_common::{Config, ConfigFlags, Outcome, RouteKind, ServiceStats};
+use datapath_common::{Config, ConfigFlags, FrontendKind, Outcome, RouteKind, ServiceStats};
 use std::{
     cell::RefCell,
     collections::{BTreeSet, HashMap, HashSet},
@@ -274,6 +275,38 @@ fn nothing_is_removed_before_everything_is_listed() {
     assert_eq!(held.tables.services.len(), 1, "what was deleted meanwhile is gone");
     let kept = held.tables.services.iter().next().expect("a service");
     assert_eq!(before.services.get(kept.0), Some(kept.1), "ids are stable");
+}
+
+#[test]
+fn host_ports_of_a_run_before_stay_until_pods_are_known() {
+    let kernel = Fake::default();
+    let port = NonZeroU16::new(8080).expect("a port");
+    let mut pod = Pod::new(ObjectName::namespaced("default", "p"));
+    pod.node = Some("n1".into());
+    pod.addresses = [[10, 10, 1, 5].into()].into();
+    pod.host_ports =
+        [HostPort { address: None, port, container_port: port, protocol: Protocol::Tcp }].into();
+    let served = || {
+        let held = kernel.0.borrow();
+        held.tables.frontends.values().filter(|f| f.kind == FrontendKind::HOST_PORT).count()
+    };
+    let mut first = started(&kernel);
+    tell(&mut first, [Event::Pod(pod.clone())]);
+    assert!(first.apply());
+    assert_eq!(served(), 2, "the node's address and the loopback one");
+    let pods = [Event::Pod(pod), listed(Kind::Pod, &["p"])].map(News::Event);
+    for (news, expected) in [(pods.to_vec(), 2), (vec![News::Unavailable(Kind::Pod)], 0)] {
+        let mut again = controller(&kernel, None);
+        tell(&mut again, cluster());
+        again.snapshot(snapshot());
+        assert!(again.apply());
+        assert_eq!(served(), 2, "not yet told of any pod");
+        for news in news {
+            again.news(news);
+        }
+        assert!(again.apply());
+        assert_eq!(served(), expected);
+    }
 }
 
 #[test]

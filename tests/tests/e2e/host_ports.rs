@@ -9,7 +9,11 @@ use lab::{
     suite::{Suite, eventually},
     topology::{Family, NODES, OUTSIDE, OUTSIDE_ADDRESS},
 };
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    thread,
+    time::Duration,
+};
 
 /// The host port of most cases.
 const PORT: u16 = 54_321;
@@ -25,6 +29,7 @@ pub(crate) fn run(suite: &mut Suite, world: &World) {
     suite.case("host_port::from_everywhere", || from_everywhere(world));
     suite.case("host_port::same_port_other_address_and_protocol", || upstream(world));
     suite.case("host_port::ends_with_its_pod", || ends_with_its_pod(world));
+    suite.case("host_port::outlives_the_agent", || outlives_the_agent(world));
     suite.case("host_port::beside_portmap", || beside_portmap(world));
     suite.case("host_port::node_port_comes_first", || node_port_comes_first(world));
 }
@@ -159,12 +164,30 @@ fn ends_with_its_pod(world: &World) -> Result<()> {
     create(world, "hp-second", &anywhere())?;
     let result = all(clients.map(|client| reached(world, client, to, Way::TCP, "hp-second")));
     let moved = eventually(PATIENCE, || {
-        let verdict = socket.ask_within("hostname", std::time::Duration::from_millis(200))?;
+        let verdict = socket.ask_within("hostname", Duration::from_millis(200))?;
         ensure!(verdict.answer() == Some("hp-second"), "the open socket: {verdict}");
         Ok(())
     });
     world.lab.delete_pod("hp-second")?;
     result.and(moved)
+}
+
+/// Neither the agent's death nor its return interrupts what is there.
+fn outlives_the_agent(world: &World) -> Result<()> {
+    create(world, "hp-stays", &anywhere())?;
+    reached(world, OUTSIDE, on_home(Family::V4, PORT), Way::TCP, "hp-stays")?;
+    let node = world.lab.node(HOME)?;
+    let space = world.space(OUTSIDE)?;
+    let load = space.load_start(&Way::TCP.ask(on_home(Family::V4, PORT), "hostname"), 200, 2)?;
+    world.lab.take_proxy(node)?.kill()?;
+    thread::sleep(Duration::from_millis(200));
+    world.lab.start_proxy(node, world.kind)?;
+    world.lab.wait_proxy(node)?;
+    thread::sleep(Duration::from_millis(500));
+    let report = space.load_stop(load)?;
+    world.lab.delete_pod("hp-stays")?;
+    ensure!(report.failures.is_empty() && report.answered > 0, "{report:?}");
+    Ok(())
 }
 
 /// The rules of the plugin do not get in the way.
