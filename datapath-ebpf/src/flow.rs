@@ -20,6 +20,10 @@ const IDLE: u64 = 1_000_000_000;
 /// How many source ports are tried for a flow.
 const PORT_ATTEMPTS: u32 = 16;
 
+/// After how many of these attempts a port may also be one that a finished connection has left: the
+/// backend may still remember that connection, and then takes a second longer to take the new one.
+const FREE_PORT_ATTEMPTS: u32 = 4;
+
 /// Finds the packet's flow and notes the packet in it. A packet without a flow, or one whose flow
 /// must be decided anew, stays unknown.
 #[inline(always)]
@@ -312,8 +316,10 @@ fn claim(packet: &mut Packet, length: u32) -> Result<(), Outcome> {
             packet.to.ports.src = Be16::new(config.port_min.wrapping_add(random(ports) as u16));
         }
         packet.key = packet.to.reverse();
-        if FLOWS.insert(&packet.key, &packet.flow, BPF_NOEXIST.into()).is_ok() || is_ours(packet) {
-            claimed = true;
+        claimed = FLOWS.insert(&packet.key, &packet.flow, BPF_NOEXIST.into()).is_ok()
+            || is_ours(packet)
+            || (attempt >= FREE_PORT_ATTEMPTS && inherit(packet) != 0);
+        if claimed {
             break;
         }
     }
@@ -337,4 +343,27 @@ fn claim(packet: &mut Packet, length: u32) -> Result<(), Outcome> {
 fn is_ours(packet: &Packet) -> bool {
     // SAFETY: compared at once.
     unsafe { FLOWS.get(&packet.key) }.is_some_and(|flow| flow.to == packet.flow.to)
+}
+
+/// Takes the tuple over from a TCP connection that has ended. Of those who try it at once, only one
+/// succeeds in removing the client's half; that half is the lock here.
+///
+/// Exported, which makes it a global function: the verifier looks at it by itself and once, and not
+/// once for each attempt.
+#[unsafe(no_mangle)]
+extern "C" fn inherit(packet: *const Packet) -> i32 {
+    // SAFETY: null, for all that the verifier knows, or the packet at hand.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
+    // SAFETY: read at once.
+    let Some(old) = (unsafe { FLOWS.get(&packet.key) }) else { return 0 };
+    let (client, answers) = old.mirror_of(&packet.key);
+    // SAFETY: read at once.
+    let Some(mirror) = (unsafe { FLOWS.get(&client) }) else { return 0 };
+    let (any, both) = (old.flags.0 | mirror.flags.0, old.flags.0 & mirror.flags.0);
+    let over = any & FlowFlags::RST.0 != 0 || both & FlowFlags::FIN.0 != 0;
+    let taken = over
+        && mirror.to == answers
+        && FLOWS.remove(&client).is_ok()
+        && FLOWS.insert(&packet.key, &packet.flow, 0).is_ok();
+    taken.into()
 }

@@ -70,12 +70,13 @@ pub struct AgentArgs {
     /// Replace the source address of everything sent to a cluster address.
     #[arg(long, env = "DATAPATH_MASQUERADE_ALL")]
     masquerade_all: bool,
-    /// Source ports given to flows whose source address is replaced.
+    /// Source ports given to flows whose source address is replaced: by default those that neither
+    /// the node's own connections nor node ports have.
     #[arg(
         long,
         value_name = "FIRST-LAST",
         env = "DATAPATH_MASQUERADE_PORTS",
-        default_value = "61000-65535"
+        default_value = "1024-29999"
     )]
     masquerade_ports: PortRange,
     /// Handle only Services whose label service.kubernetes.io/service-proxy-name is this; else

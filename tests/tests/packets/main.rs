@@ -12,6 +12,7 @@ mod gone;
 mod host_ports;
 mod malformed;
 mod node;
+mod ports;
 mod semantics;
 mod stale;
 

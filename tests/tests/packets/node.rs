@@ -130,6 +130,15 @@ impl Node {
             .expect("set");
     }
 
+    /// Changes the configuration in place.
+    pub(crate) fn change_config(&mut self, change: impl FnOnce(&mut Config)) {
+        let map = self.ebpf.map_mut("CONFIG").expect("CONFIG");
+        let mut map = Array::<_, Abi<Config>>::try_from(map).expect("an array");
+        let mut config = map.get(&0, 0).expect("the configuration").0;
+        change(&mut config);
+        map.set(0, Abi(config), 0).expect("set");
+    }
+
     pub(crate) fn hash<K: bytemuck::Pod, V: bytemuck::Pod>(
         &mut self,
         name: &str,
