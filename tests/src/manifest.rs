@@ -134,8 +134,7 @@ pub fn cluster_roles() -> Result<Vec<ClusterRole>> {
 pub fn pod_status(address: Dual, node: &NodeSpec, ready: bool) -> Value {
     let state = if ready { "True" } else { "False" };
     let now = Timestamp::now();
-    let condition =
-        |kind: &str| json!({"type": kind, "status": state, "lastTransitionTime": now});
+    let condition = |kind: &str| json!({"type": kind, "status": state, "lastTransitionTime": now});
     let ips = |dual: Dual| dual.both().map(|ip| json!({"ip": ip})).to_vec();
     json!({
         "phase": "Running",

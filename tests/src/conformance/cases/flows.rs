@@ -38,6 +38,8 @@ fn datagrams() -> Vec<Case> {
         "kube-proxy 1.36 leaves UDP flows with the old pod then (kubernetes #139628)";
     const FORGOTTEN: &str =
         "kube-proxy 1.36 forgets the UDP flows of a deleted Service (kubernetes PR #141371)";
+    const LEFT: &str =
+        "kube-proxy 1.36 looks only for flows by the frontends that a Service has now";
     let all = json!({"type": "LoadBalancer", "externalIPs": true});
     vec![
         case(
@@ -128,6 +130,18 @@ fn datagrams() -> Vec<Case> {
                 silent(&sockets)
             })
             .but(KUBE_PROXY, otherwise(), FORGOTTEN),
+        case("1.10", "udp-frontend-removed", "A deleted node port answers to no flow of before")
+            .service(json!({"type": "NodePort"}))
+            .endpoints(&[NEAR])
+            .expect(&[OUTSIDE_CLIENT], NODE_PORT, super::super::case::masked(&[NEAR]))
+            .check("the endpoint gets no more datagrams by it", |trial| {
+                let sockets = open_from(trial, &[(OUTSIDE_CLIENT, NODE_PORT)], DATAGRAMS)?;
+                sockets.iter().try_for_each(|(socket, _)| name(socket).map(drop))?;
+                trial.patch("", &json!({"spec": {"type": "ClusterIP"}}))?;
+                trial.settle()?;
+                silent(&sockets)
+            })
+            .but(KUBE_PROXY, otherwise(), LEFT),
         case(
             "1.10",
             "udp-endpoints-appear",
@@ -204,8 +218,17 @@ fn large() -> Vec<Case> {
 
 /// A socket of each client, way and family, with what it is called.
 fn open_all(trial: &Trial<'_>, ways: &[Way]) -> Result<Vec<(Socket, String)>> {
+    open_from(trial, &CLIENTS, ways)
+}
+
+/// The same of these clients.
+fn open_from(
+    trial: &Trial<'_>,
+    clients: &[(Client, Target)],
+    ways: &[Way],
+) -> Result<Vec<(Socket, String)>> {
     let mut sockets = Vec::new();
-    for (client, target) in CLIENTS {
+    for &(client, target) in clients {
         for family in Family::ALL {
             for way in ways {
                 let label = format!("{} to {target} by {way} IP{family}", client.label);

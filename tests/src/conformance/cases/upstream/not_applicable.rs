@@ -34,6 +34,10 @@ pub const NOT_APPLICABLE: &[(&str, &str)] = &[
         "localhost_nodeports.go: should allow a kubelet to pull from a registry on a localhost NodePort",
         "no kubelet in the lab; `node-port-localhost` has the connection",
     ),
+    (
+        "hostport.go: validates that there is no conflict between pods with same hostPort but different hostIP and protocol",
+        "the portmap plugin's part, not kube-proxy's; ours has it in the suite `e2e` (`host_port`)",
+    ),
     ("dual_stack.go: all", "every case of this table runs over both families"),
     ("service_latency.go: should not be very high", "measures the control plane"),
     (
