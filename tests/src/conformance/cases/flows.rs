@@ -20,7 +20,7 @@ const MOVE: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_millis(300);
 
 pub(super) fn cases() -> Vec<Case> {
-    [datagrams(), connections(), large()].into_iter().flatten().collect()
+    [datagrams(), frontends(), connections(), large()].into_iter().flatten().collect()
 }
 
 /// Who asks what: each client by the frontend that it would use.
@@ -38,8 +38,6 @@ fn datagrams() -> Vec<Case> {
         "kube-proxy 1.36 leaves UDP flows with the old pod then (kubernetes #139628)";
     const FORGOTTEN: &str =
         "kube-proxy 1.36 forgets the UDP flows of a deleted Service (kubernetes PR #141371)";
-    const LEFT: &str =
-        "kube-proxy 1.36 looks only for flows by the frontends that a Service has now";
     let all = json!({"type": "LoadBalancer", "externalIPs": true});
     vec![
         case(
@@ -130,18 +128,6 @@ fn datagrams() -> Vec<Case> {
                 silent(&sockets)
             })
             .but(KUBE_PROXY, otherwise(), FORGOTTEN),
-        case("1.10", "udp-frontend-removed", "A deleted node port answers to no flow of before")
-            .service(json!({"type": "NodePort"}))
-            .endpoints(&[NEAR])
-            .expect(&[OUTSIDE_CLIENT], NODE_PORT, super::super::case::masked(&[NEAR]))
-            .check("the endpoint gets no more datagrams by it", |trial| {
-                let sockets = open_from(trial, &[(OUTSIDE_CLIENT, NODE_PORT)], DATAGRAMS)?;
-                sockets.iter().try_for_each(|(socket, _)| name(socket).map(drop))?;
-                trial.patch("", &json!({"spec": {"type": "ClusterIP"}}))?;
-                trial.settle()?;
-                silent(&sockets)
-            })
-            .but(KUBE_PROXY, otherwise(), LEFT),
         case(
             "1.10",
             "udp-endpoints-appear",
@@ -162,6 +148,25 @@ fn datagrams() -> Vec<Case> {
             }
             Ok(())
         }),
+    ]
+}
+
+fn frontends() -> Vec<Case> {
+    const LEFT: &str =
+        "kube-proxy 1.36 looks only for flows by the frontends that a Service has now";
+    vec![
+        case("1.10", "udp-frontend-removed", "A deleted node port answers to no flow of before")
+            .service(json!({"type": "NodePort"}))
+            .endpoints(&[NEAR])
+            .expect(&[OUTSIDE_CLIENT], NODE_PORT, super::super::case::masked(&[NEAR]))
+            .check("the endpoint gets no more datagrams by it", |trial| {
+                let sockets = open_from(trial, &[(OUTSIDE_CLIENT, NODE_PORT)], DATAGRAMS)?;
+                sockets.iter().try_for_each(|(socket, _)| name(socket).map(drop))?;
+                trial.patch("", &json!({"spec": {"type": "ClusterIP"}}))?;
+                trial.settle()?;
+                silent(&sockets)
+            })
+            .but(KUBE_PROXY, otherwise(), LEFT),
     ]
 }
 
