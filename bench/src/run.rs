@@ -18,8 +18,10 @@ use std::{io::IsTerminal as _, io::stderr, path::PathBuf, thread, time::Instant}
 pub struct Options {
     /// Three minutes instead of forty.
     pub quick: bool,
-    /// Only the measures whose name contains one of these, and no scale.
+    /// Only the measures whose name contains one of these, and no scale unless `services` asks for it.
     pub only: Vec<String>,
+    /// Numbers of Services, in growing order; the usual ones if there are none.
+    pub services: Vec<usize>,
     /// Where the report goes.
     pub output: PathBuf,
 }
@@ -30,26 +32,34 @@ pub struct Settings {
     /// For [`MEASURES`].
     pub plan: Plan,
     /// Numbers of Services.
-    pub services: &'static [usize],
+    pub services: Vec<usize>,
     /// For the latency of connections at each of those.
     pub scale_plan: Plan,
     /// Changes of endpoints.
     pub changes: usize,
 }
 
-const QUICK: Settings = Settings {
-    plan: Plan { rounds: 8, millis: 150 },
-    services: &[1, 1_000],
-    scale_plan: Plan { rounds: 6, millis: 100 },
-    changes: 15,
-};
+impl Settings {
+    /// About three minutes.
+    fn quick() -> Self {
+        Self {
+            plan: Plan { rounds: 8, millis: 150 },
+            services: vec![1, 1_000],
+            scale_plan: Plan { rounds: 6, millis: 100 },
+            changes: 15,
+        }
+    }
 
-const FULL: Settings = Settings {
-    plan: Plan { rounds: 30, millis: 400 },
-    services: &[1, 100, 1_000, 10_000, 30_000],
-    scale_plan: Plan { rounds: 15, millis: 200 },
-    changes: 40,
-};
+    /// At most forty minutes.
+    fn full() -> Self {
+        Self {
+            plan: Plan { rounds: 30, millis: 400 },
+            services: vec![1, 100, 1_000, 10_000, 30_000],
+            scale_plan: Plan { rounds: 15, millis: 200 },
+            changes: 40,
+        }
+    }
+}
 
 /// All that a run found.
 #[derive(Debug)]
@@ -73,7 +83,11 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let start = Instant::now();
     let machine = Machine::look()?;
-    let settings = if options.quick { QUICK } else { FULL };
+    let mut settings = if options.quick { Settings::quick() } else { Settings::full() };
+    let with_scale = options.only.is_empty() || !options.services.is_empty();
+    if !options.services.is_empty() {
+        settings.services.clone_from(&options.services);
+    }
     let measures: Vec<_> = MEASURES
         .iter()
         .filter(|measure| {
@@ -92,11 +106,11 @@ pub fn run(options: &Options) -> Result<()> {
         findings.push(round::go(measure, &mut clusters, settings.plan, || progress.turn())?);
     }
     let (mut points, mut programming) = (Vec::new(), Vec::new());
-    if options.only.is_empty() {
+    if with_scale {
         // The first has no proxy, and no API server either.
         let proxied = &mut clusters[1..];
         let tell = |text: String| progress.stage(&text);
-        points = scale::climb(proxied, settings.services, settings.scale_plan, tell)?;
+        points = scale::climb(proxied, &settings.services, settings.scale_plan, tell)?;
         let services = settings.services.last().copied().context("no numbers")?;
         for cluster in proxied {
             progress.stage(&format!("changes: {}", cluster.variant.name()));

@@ -26,9 +26,12 @@ pub(crate) struct Options {
     /// About three minutes instead of at most forty
     #[arg(long)]
     quick: bool,
-    /// Only measures whose name contains this, and no scale; can be repeated
+    /// Only measures whose name contains this, and no scale unless --services is given; can be repeated
     #[arg(long, value_name = "PART")]
     only: Vec<String>,
+    /// Numbers of Services in growing order
+    #[arg(long, value_name = "NUMBER,NUMBER")]
+    services: Option<String>,
     /// Folder for report.html, report.json and benchmarks.md
     #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
     output: PathBuf,
@@ -40,7 +43,7 @@ pub(crate) struct Options {
 ///
 /// When set-up or a build fails.
 pub(crate) fn become_bench(options: &Options) -> Result<()> {
-    let Options { on: On::Lab, quick, only, output } = options;
+    let Options { on: On::Lab, quick, only, services, output } = options;
     setup::ensure(Need::Lab)?;
     build::for_tests()?;
     let product = build::product(false)?;
@@ -51,6 +54,9 @@ pub(crate) fn become_bench(options: &Options) -> Result<()> {
     }
     for part in only {
         command.args(["--only", part]);
+    }
+    if let Some(services) = services {
+        command.args(["--services", services]);
     }
     let error = command
         .arg("--output")

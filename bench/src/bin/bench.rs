@@ -12,9 +12,12 @@ struct Cli {
     /// About three minutes instead of at most forty
     #[arg(long)]
     quick: bool,
-    /// Only measures whose name contains this, and no scale; can be repeated
+    /// Only measures whose name contains this, and no scale unless --services is given; can be repeated
     #[arg(long, value_name = "PART")]
     only: Vec<String>,
+    /// Numbers of Services in growing order
+    #[arg(long, value_name = "NUMBER,NUMBER", value_delimiter = ',')]
+    services: Vec<usize>,
     /// Folder for report.html, report.json and benchmarks.md
     #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
     output: PathBuf,
@@ -23,6 +26,6 @@ struct Cli {
 fn main() -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::new("warn,kube_client=off");
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let Cli { quick, only, output } = Cli::parse();
-    run(&Options { quick, only, output })
+    let Cli { quick, only, services, output } = Cli::parse();
+    run(&Options { quick, only, services, output })
 }
