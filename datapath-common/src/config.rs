@@ -20,6 +20,18 @@ impl ConfigFlags {
     /// come from the wire.
     pub const LOOPBACK: Self = Self(1 << 2);
 
+    /// Which clients count as pods is told by `LOCAL_DEVICES`, not by `LOCAL_CLIENTS`.
+    pub const LOCAL_BY_DEVICE: Self = Self(1 << 3);
+    /// Every process in a pod of this node counts as one over IPv4; else the socket hooks cannot
+    /// know.
+    pub const ALL_PODS_V4: Self = Self(1 << 4);
+    /// Likewise over IPv6.
+    pub const ALL_PODS_V6: Self = Self(1 << 5);
+    /// The node's own processes reach node ports at 127.0.0.0/8.
+    pub const LOCALHOST_V4: Self = Self(1 << 6);
+    /// Likewise at ::1.
+    pub const LOCALHOST_V6: Self = Self(1 << 7);
+
     /// Whether all bits of `other` are set.
     #[inline(always)]
     pub const fn has(self, other: Self) -> bool {

@@ -176,7 +176,7 @@ pub(crate) fn open(
     hook: Hook,
     frontend: &Frontend,
 ) -> Result<(), Outcome> {
-    let client = Client::of(&packet.tuple.src, hook);
+    let client = Client::of(&packet.tuple.src, hook, skb.device());
     if !service::admits(frontend, &packet.tuple.src) {
         return Err(Outcome::DroppedSourceRange);
     }

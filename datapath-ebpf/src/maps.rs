@@ -12,6 +12,7 @@
 //! | `ADDRESSES` | [`Addr`] → [`Address`] | agent | tc, socket |
 //! | `ROUTES` | [`LpmKey`] → [`Route`] | agent | tc |
 //! | `LOCAL_CLIENTS` | [`LpmKey`] → 0 | agent | tc |
+//! | `LOCAL_DEVICES` | index of a device → 0 | agent | tc |
 //! | `FLOWS` | [`Tuple`] → [`Flow`] | tc | tc, sweep, tools |
 //! | `FRAGMENTS` | [`Fragment`] → [`Ports`] | tc | tc |
 //! | `AFFINITY` | [`AffinityKey`] → [`Affinity`] | tc | tc |
@@ -54,6 +55,8 @@ pub(crate) static ADDRESSES: HashMap<Addr, Address, 16_384, SPARSE> = HashMap::n
 pub(crate) static ROUTES: LpmTrie<Addr, Route, 65_536> = LpmTrie::new();
 #[btf_map]
 pub(crate) static LOCAL_CLIENTS: LpmTrie<Addr, u8, 65_536> = LpmTrie::new();
+#[btf_map]
+pub(crate) static LOCAL_DEVICES: HashMap<u32, u8, 4_096, SPARSE> = HashMap::new();
 #[btf_map]
 pub(crate) static FLOWS: LruHashMap<Tuple, Flow, 262_144> = LruHashMap::new();
 #[btf_map]

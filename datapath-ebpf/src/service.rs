@@ -3,15 +3,16 @@
 use crate::{
     hook::Hook,
     maps::{
-        AFFINITY, LOCAL_CLIENTS, MEMBERS, SLOTS, SOURCE_RANGES, address, backend, config, frontend,
+        AFFINITY, LOCAL_CLIENTS, LOCAL_DEVICES, MEMBERS, SLOTS, SOURCE_RANGES, address, backend,
+        config, frontend,
     },
     place::Place,
     skb::longest_prefix,
 };
 use aya_ebpf::helpers::{bpf_get_prandom_u32, generated::bpf_ktime_get_coarse_ns};
 use datapath_common::{
-    Addr, Address, AddressKind, Affinity, AffinityKey, Backend, BackendList, ConfigFlags, Frontend,
-    FrontendFlags, FrontendKey, LpmKey, MemberKey, SlotKey, SourceRangeKey, Tuple,
+    Addr, Address, AddressKind, Affinity, AffinityKey, Backend, BackendList, Config, ConfigFlags,
+    Frontend, FrontendFlags, FrontendKey, LpmKey, MemberKey, SlotKey, SourceRangeKey, Tuple,
 };
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, exact to some milliseconds and cheap.
@@ -65,22 +66,28 @@ pub(crate) enum Client {
 }
 
 impl Client {
-    /// The class of the sender of a packet.
+    /// The class of the sender of a packet that came in by `device`.
     #[inline(always)]
-    pub(crate) fn of(src: &Addr, hook: Hook) -> Self {
+    pub(crate) fn of(src: &Addr, hook: Hook, device: u32) -> Self {
         if hook == Hook::ToUplink {
             return Self::Host;
         }
         // A pod of another node is a client from outside: for it, the local endpoints count.
-        let detects = hook == Hook::FromPod
-            && config().is_some_and(|c| c.flags.has(ConfigFlags::LOCAL_DETECTOR));
-        if detects && longest_prefix::<_, _, u8>(&LOCAL_CLIENTS, &LpmKey::host(*src)).is_some() {
+        if hook == Hook::FromPod && config().is_some_and(|config| is_local(config, src, device)) {
             return Self::Pod;
         }
         match address(src) {
             Some(here) if here.kind == AddressKind::HOST => Self::Host,
             _ => Self::Outside,
         }
+    }
+
+    /// Whether the frontend treats both classes alike.
+    #[inline(always)]
+    pub(crate) fn is_as(self, other: Self, frontend: &Frontend) -> bool {
+        self.list(frontend).id == other.list(frontend).id
+            && self.drops(frontend.flags) == other.drops(frontend.flags)
+            && self.masqueraded(frontend.flags) == other.masqueraded(frontend.flags)
     }
 
     /// The backends that are for this client.
@@ -107,6 +114,17 @@ impl Client {
             Self::Outside => FrontendFlags::MASQUERADE_OUTSIDE,
         })
     }
+}
+
+/// Whether the detector counts the client among this node's pods.
+#[inline(always)]
+fn is_local(config: &Config, src: &Addr, device: u32) -> bool {
+    if config.flags.has(ConfigFlags::LOCAL_BY_DEVICE) {
+        // SAFETY: only its being there counts.
+        return unsafe { LOCAL_DEVICES.get(&device) }.is_some();
+    }
+    config.flags.has(ConfigFlags::LOCAL_DETECTOR)
+        && longest_prefix::<_, _, u8>(&LOCAL_CLIENTS, &LpmKey::host(*src)).is_some()
 }
 
 /// Whether the frontend's source ranges let this client in.

@@ -2,7 +2,8 @@
 //!
 //! The hooks take only what they can decide exactly as the tc programs would. Left to those are:
 //! connected datagram sockets (their backend may go while they are connected), session affinity and
-//! source ranges (the source address is not known yet), and pods whose source must be masqueraded.
+//! source ranges (the source address is not known yet), and pods whose source must be masqueraded,
+//! or that may not count as pods, which their packets alone tell.
 //! What a host process sends to its own node never meets tc; that they decide alone.
 
 use crate::{
@@ -16,8 +17,8 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use datapath_common::{
-    Addr, Address, AddressKind, Be16, Frontend, FrontendFlags, FrontendKey, Outcome, Protocol,
-    SocketKey, SocketPeer,
+    Addr, Address, AddressKind, Be16, ConfigFlags, Frontend, FrontendFlags, FrontendKey, Outcome,
+    Protocol, SocketKey, SocketPeer,
 };
 
 /// Let the call go on.
@@ -107,6 +108,9 @@ pub(crate) fn connect<F: Family>(context: &SockAddrContext) -> i32 {
         let owned = frontend(&FrontendKey::any_port(dialled.addr)).is_some();
         return if owned && protocol == Protocol::TCP { refuse() } else { ALLOW };
     };
+    if !found.certain {
+        return ALLOW;
+    }
     if protocol == Protocol::TCP && found.refuses(client) {
         count_service(found.frontend.service, |stats| stats.refused += 1);
         return refuse();
@@ -135,7 +139,7 @@ pub(crate) fn sendmsg<F: Family>(context: &SockAddrContext) -> i32 {
             (known.backend, Endpoint { addr: known.addr, port: known.port })
         }
         _ => {
-            if !found.is_ours(client) {
+            if !found.certain || !found.is_ours(client) {
                 return ALLOW;
             }
             let Some((id, peer)) = found.choose(client, &dialled) else { return ALLOW };
@@ -168,6 +172,8 @@ struct Found {
     /// Whether the packets of the call would never leave the node: a host process has dialled an
     /// address of its own node. The tc programs see none of them.
     stays_inside: bool,
+    /// Whether it is known how the client counts, or does not matter.
+    certain: bool,
 }
 
 impl Found {
@@ -221,13 +227,37 @@ fn find(dialled: &Endpoint, protocol: Protocol, client: Client) -> Option<Found>
         }
         // A pod's loopback addresses are its own.
         None if dialled.addr.is_loopback() && client != Client::Host => return None,
-        None => (dialled.addr.is_loopback(), dialled.addr.is_loopback()),
+        None => {
+            let loopback = dialled.addr.is_loopback();
+            (loopback, loopback && serves_localhost(&dialled.addr))
+        }
     };
     let found = match frontend(&key) {
         None if node_ports => service::node_port(&key),
         found => found,
     };
-    Some(Found { frontend: found?, stays_inside: inside && client == Client::Host })
+    let frontend = found?;
+    Some(Found {
+        frontend,
+        stays_inside: inside && client == Client::Host,
+        certain: client == Client::Host
+            || all_pods_count(&dialled.addr)
+            || Client::Pod.is_as(Client::Outside, frontend),
+    })
+}
+
+/// Whether every process in a pod of this node counts as one.
+#[inline(always)]
+fn all_pods_count(addr: &Addr) -> bool {
+    let flag = if addr.is_v4() { ConfigFlags::ALL_PODS_V4 } else { ConfigFlags::ALL_PODS_V6 };
+    config().is_some_and(|config| config.flags.has(flag))
+}
+
+/// Whether node ports are served on the loopback addresses of the address's family.
+#[inline(always)]
+fn serves_localhost(addr: &Addr) -> bool {
+    let flag = if addr.is_v4() { ConfigFlags::LOCALHOST_V4 } else { ConfigFlags::LOCALHOST_V6 };
+    config().is_some_and(|config| config.flags.has(flag))
 }
 
 #[inline(always)]

@@ -4,8 +4,9 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use datapath_user::{
     agent,
-    args::{CleanupArgs, Cli, Command, ListCommand, LogFormat, ServiceCommand},
-    datapath,
+    args::{AgentArgs, CleanupArgs, Cli, Command, ListCommand, ServiceCommand},
+    config::{LogFormat, Remark},
+    datapath, node,
     show::ShowError,
 };
 use std::{
@@ -13,6 +14,7 @@ use std::{
     io::{self, ErrorKind, IsTerminal, Write},
     process::ExitCode,
 };
+use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -29,22 +31,12 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
-    let format = match &command {
-        Command::Agent(args) => args.log_format,
-        _ => LogFormat::Text,
-    };
-    log_to_stderr(format, if matches!(command, Command::Agent(_)) { "info" } else { "warn" });
+    if !matches!(command, Command::Agent(_)) {
+        log_to_stderr(LogFormat::Text, "warn");
+    }
     let out = &mut io::stdout().lock();
     match command {
-        Command::Agent(args) => {
-            // Two workers: a busy node's agent needs no more, and every one costs memory.
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()
-                .context("starting the runtime")?;
-            runtime.block_on(agent::run(args.options()))?;
-        }
+        Command::Agent(args) => run_agent(*args)?,
         Command::Status(show) => show.show().status(out)?,
         Command::Service(ServiceCommand::List(show)) => show.show().service_list(out)?,
         Command::Service(ServiceCommand::Show { name, show }) => {
@@ -70,7 +62,25 @@ fn run(command: Command) -> Result<()> {
     Ok(())
 }
 
+fn run_agent(args: AgentArgs) -> Result<()> {
+    let (options, remarks) = args.options()?;
+    log_to_stderr(options.log_format, "info");
+    for Remark { field, value, reason } in remarks {
+        warn!(field, value, "the configuration file: {reason}");
+    }
+    // Two workers: a busy node's agent needs no more, and every one costs memory.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    Ok(runtime.block_on(agent::run(options))?)
+}
+
 fn cleanup(args: &CleanupArgs, out: &mut impl Write) -> Result<()> {
+    if let Err(error) = node::release(&args.state_dir) {
+        writeln!(out, "{error}")?;
+    }
     for line in datapath::cleanup(&args.options())? {
         writeln!(out, "{line}")?;
     }

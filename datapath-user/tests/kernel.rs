@@ -117,7 +117,7 @@ fn what_somebody_removes_is_repaired_and_counted() {
         cleanup(&options).expect("cleanup beside a live agent");
         assert!(sandbox.programs_on(&device).is_empty());
         let repairs = datapath.ensure().expect("ensure");
-        assert_eq!((repairs.pins, repairs.links, repairs.entries), (16, 10, 0));
+        assert_eq!((repairs.pins, repairs.links, repairs.entries), (17, 10, 0));
         assert_eq!(sandbox.programs_on(&device).len(), 2);
 
         cleanup(&options).expect("cleanup beside a live agent");
@@ -126,7 +126,7 @@ fn what_somebody_removes_is_repaired_and_counted() {
 
         fs::remove_dir_all(&root).expect("remove the folder");
         let repairs = datapath.ensure().expect("ensure");
-        assert_eq!((repairs.pins, repairs.links), (16 + 10, 0));
+        assert_eq!((repairs.pins, repairs.links), (17 + 10, 0));
         assert_eq!(Datapath::load(&options).expect("load").dump().expect("dump"), tables(2));
         assert_eq!(datapath.ensure().expect("ensure").total(), 0);
 
@@ -144,7 +144,7 @@ fn cleanup_leaves_nothing() {
         datapath.attach_pod(&device).expect("attach");
         datapath.attach_sockets().expect("attach sockets");
         let removed = cleanup(&options).expect("cleanup with a live agent");
-        assert_eq!(removed.len(), 16 + 10, "{removed:?}");
+        assert_eq!(removed.len(), 17 + 10, "{removed:?}");
         assert!(sandbox.programs_on(&device).is_empty());
         assert!(!options.bpffs.join("v1").exists());
         drop(datapath);
@@ -154,7 +154,7 @@ fn cleanup_leaves_nothing() {
         datapath.attach_pod(&device).expect("attach");
         drop(datapath);
         let removed = cleanup(&options).expect("cleanup with a dead agent");
-        assert_eq!(removed.len(), 16 + 2, "{removed:?}");
+        assert_eq!(removed.len(), 17 + 2, "{removed:?}");
         assert!(!sandbox.run("tc qdisc show dev veth0").contains("clsact"));
         assert!(cleanup(&options).expect("cleanup of nothing").is_empty());
     });
@@ -211,7 +211,7 @@ fn a_bpf_file_system_is_mounted_and_unmounted_again() {
         assert!(bpffs.join("v1/maps/CONFIG").exists());
         drop(Datapath::load(&options).expect("load again, on the same mount"));
         let removed = cleanup(&options).expect("cleanup");
-        assert_eq!(removed.len(), 16 + 1, "{removed:?}");
+        assert_eq!(removed.len(), 17 + 1, "{removed:?}");
         assert!(!bpffs.exists());
 
         let options = Options { bpffs: "/proc".into(), ..sandbox.options() };
@@ -364,6 +364,7 @@ fn tables(services: u32) -> Tables {
     let range = SourceRangeKey { prefix_len: 32 + 112, service: 1, addr: net };
     tables.source_ranges.insert(range);
     tables.local_clients.insert(LpmKey::new(net, 16));
+    tables.local_devices.insert(2);
     let kind = RouteKind::REMOTE;
     let route = Route { next_hop: net, device: 2, mtu: 1500, kind, pad: 0 };
     tables.routes.insert(LpmKey::new(net, 24), route);

@@ -1,5 +1,7 @@
 //! The agent without its clocks, sockets and signals.
 
+mod configure;
+
 use super::{
     Kernel,
     words::{api_servers, network},
@@ -12,9 +14,9 @@ use crate::{
     health::{KernelNumbers, Telemetry},
     k8s::{News, SavedServers},
     model::{Dirty, Event, Family, Kind, Model, Node, ObjectName},
-    plan::{Change, HealthCheck, Keys, Planner, Settings},
+    plan::{Change, HealthCheck, Keys, Notice, Planner, Settings},
 };
-use datapath_common::{Addr, Config, ConfigFlags, FrontendKind, Timeouts};
+use datapath_common::{Config, FrontendKind};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -31,8 +33,6 @@ pub struct KernelSettings {
     pub socket_lb: bool,
     /// Cookie of the node's network namespace; 0 if unknown.
     pub host_netns: u64,
-    /// First and last source port given to masqueraded flows.
-    pub ports: (u16, u16),
 }
 
 /// How far the agent has come.
@@ -70,6 +70,8 @@ pub struct Controller<K> {
     phase: Phase,
     /// Whether the maps must be compared as a whole.
     audit_due: bool,
+    /// Whether everything must be planned anew.
+    resync_due: bool,
     snapshot: Option<Arc<Snapshot>>,
     snapshot_changed: bool,
     view: View,
@@ -106,6 +108,7 @@ impl<K: Kernel> Controller<K> {
             awaited,
             phase: if maps.services.is_empty() { Phase::Fresh } else { Phase::TakenOver },
             audit_due: false,
+            resync_due: false,
             snapshot: None,
             snapshot_changed: false,
             view: View::default(),
@@ -117,18 +120,20 @@ impl<K: Kernel> Controller<K> {
 
     /// Attaches the socket hooks, or makes sure that they are not attached.
     pub fn set_up_sockets(&mut self) {
-        if !self.settings.socket_lb {
-            if let Err(error) = self.kernel.detach_sockets() {
-                warn!(%error, "the socket hooks could not be detached");
+        if self.settings.socket_lb {
+            match self.kernel.attach_sockets() {
+                Ok(cgroup) => {
+                    info!(cgroup = %cgroup.display(), "socket hooks attached");
+                    self.host_hooks = HostHooks::Sockets;
+                }
+                Err(error) => warn!(%error, "no socket hooks; Services are translated by tc alone"),
             }
-            return;
+        } else if let Err(error) = self.kernel.detach_sockets() {
+            warn!(%error, "the socket hooks could not be detached");
         }
-        match self.kernel.attach_sockets() {
-            Ok(cgroup) => {
-                info!(cgroup = %cgroup.display(), "socket hooks attached");
-                self.host_hooks = HostHooks::Sockets;
-            }
-            Err(error) => warn!(%error, "no socket hooks; Services are translated by tc alone"),
+        let addresses = &self.planner.settings().node_port_addresses;
+        if self.host_hooks != HostHooks::Sockets && addresses.name_localhost() {
+            warn!("no node ports on localhost: only the socket hooks can serve them there");
         }
     }
 
@@ -160,6 +165,7 @@ impl<K: Kernel> Controller<K> {
         let listed = self.awaited.is_empty();
         self.snapshot_changed
             || (listed && (!self.is_synced() || self.model.is_dirty() || self.audit_due))
+            || self.resync_due
     }
 
     /// Brings what is known into the kernel; whether that worked. If not, [`Self::is_due`] stays
@@ -178,7 +184,11 @@ impl<K: Kernel> Controller<K> {
             return self.write(&network);
         }
         let full = !self.is_synced();
-        let change = self.planner.update(&self.model, &dirty);
+        let change = if std::mem::take(&mut self.resync_due) {
+            self.planner.update_all(&self.model)
+        } else {
+            self.planner.update(&self.model, &dirty)
+        };
         if full {
             self.planner.settle();
             self.audit_due = true;
@@ -205,6 +215,11 @@ impl<K: Kernel> Controller<K> {
         self.audit_due |= self.is_synced();
     }
 
+    /// Has the next [`Self::apply`] plan everything anew from the model.
+    pub fn resync(&mut self) {
+        self.resync_due |= self.is_synced();
+    }
+
     /// Puts back programs that somebody detached and removes expired flows.
     pub fn maintain(&mut self) {
         if self.is_synced() {
@@ -227,6 +242,11 @@ impl<K: Kernel> Controller<K> {
         }
     }
 
+    /// What has come up about Services since the last call.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        self.planner.take_notices()
+    }
+
     /// The health check servers that Services ask for.
     pub fn health_checks(&self) -> Vec<HealthCheck> {
         self.planner.health_checks().collect()
@@ -235,6 +255,7 @@ impl<K: Kernel> Controller<K> {
     /// Numbers that the kernel counts.
     pub fn numbers(&self) -> Result<KernelNumbers, Error> {
         let mut stats = self.kernel.service_stats()?;
+        let (pending_services, pending_slices) = self.model.pending();
         Ok(KernelNumbers {
             outcomes: self.kernel.counters()?,
             services: self
@@ -243,6 +264,8 @@ impl<K: Kernel> Controller<K> {
                 .filter_map(|(id, label)| Some((label, stats.remove(&id)?)))
                 .collect(),
             maps: self.kernel.map_fill()?,
+            pending_services,
+            pending_slices,
             no_local_endpoints: self.planner.no_local_endpoints(),
         })
     }
@@ -324,46 +347,6 @@ impl<K: Kernel> Controller<K> {
                 Ok(links) => info!(links, "programs detached from other devices"),
                 Err(error) => warn!(%error, "other devices could not be checked"),
             }
-        }
-    }
-
-    fn set_config(&mut self) {
-        let network = self.planner.network();
-        let node = self.node();
-        let address = |family, unspecified: Addr| {
-            network.node_address(node, family).map_or(unspecified, Addr::from)
-        };
-        let mut flags = ConfigFlags::default();
-        if self.planner.carries_pods() {
-            flags = flags.with(ConfigFlags::NATIVE_ROUTING);
-        }
-        if self.planner.detects_pods() {
-            flags = flags.with(ConfigFlags::LOCAL_DETECTOR);
-        }
-        if self.host_hooks != HostHooks::Sockets {
-            flags = flags.with(ConfigFlags::LOOPBACK);
-        }
-        let uplink = network.uplinks.first();
-        let config = Config {
-            host_netns: self.settings.host_netns,
-            node_v4: address(Family::V4, Addr::UNSPECIFIED_V4),
-            node_v6: address(Family::V6, Addr::UNSPECIFIED_V6),
-            uplink: uplink.map_or(0, |uplink| uplink.device),
-            flags,
-            port_min: self.settings.ports.0,
-            port_max: self.settings.ports.1,
-            uplink_mac: uplink.map_or([0; 6], |uplink| uplink.mac),
-            pad: [0; 2],
-            timeouts: Timeouts::DEFAULT,
-        };
-        if self.config == Some(config) {
-            return;
-        }
-        info!(v4 = %config.node_v4, v6 = %config.node_v6, uplink = config.uplink,
-            carries_pods = self.planner.carries_pods(), "this node");
-        match self.kernel.set_config(&config) {
-            Ok(()) => self.config = Some(config),
-            Err(error) => error!(%error, "the configuration could not be written"),
         }
     }
 

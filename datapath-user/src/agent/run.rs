@@ -2,17 +2,23 @@
 
 use super::{Controller, Kernel, KernelSettings};
 use crate::{
+    config::LogFormat,
     datapath::{self, Datapath, devices},
     health::{NumbersRequest, ServiceHealth, Telemetry, serve_health, serve_metrics},
-    k8s::{self, Access, ConnectError, Installation, News, SavedServers, SourceError},
-    plan::{HealthCheck, Settings},
+    k8s::{
+        self, Access, ConnectError, Events, Installation, News, SavedServers, SourceError, Subject,
+        Warning,
+    },
+    model::ObjectName,
+    node::{self, PortsError},
+    plan::{HealthCheck, Owner, Settings},
 };
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::{JoinError, JoinHandle, JoinSet},
-    time::{Instant, interval, sleep_until},
+    time::{Instant, interval, interval_at, sleep_until},
 };
 use tracing::{error, info, warn};
 
@@ -38,10 +44,19 @@ pub struct Options {
     pub datapath: datapath::Options,
     /// How it is used.
     pub kernel: KernelSettings,
+    /// What is set on the node besides.
+    pub node: node::Settings,
     /// Where `/healthz` is served; `None` for nowhere.
     pub health_address: Option<SocketAddr>,
     /// Where `/metrics` is served; `None` for nowhere.
     pub metrics_address: Option<SocketAddr>,
+    /// How often the maps are compared with what they should hold. What waits twice as long to be
+    /// applied is a fault.
+    pub sync_period: Duration,
+    /// How often everything is planned anew.
+    pub config_sync_period: Duration,
+    /// How logs are printed.
+    pub log_format: LogFormat,
     /// The DaemonSet that we are part of: an agent that ends after it removes everything.
     pub daemonset: Option<String>,
     /// Folder of what is remembered across restarts.
@@ -51,6 +66,9 @@ pub struct Options {
 /// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Ports that are not ours alone.
+    #[error(transparent)]
+    Ports(#[from] PortsError),
     /// The kernel side.
     #[error(transparent)]
     Datapath(#[from] datapath::Error),
@@ -71,11 +89,26 @@ pub enum Error {
 /// Runs until it is asked to end. Programs, maps and links stay, unless the installation that they
 /// belong to has ended.
 pub async fn run(options: Options) -> Result<(), Error> {
+    let not_set = node::prepare(&options.node, &options.state_dir)?;
     let client = match &options.objects {
         Objects::Server(access) => Some(k8s::connect(access).await?),
         Objects::Folder(_) => None,
     };
-    let telemetry = Arc::new(Telemetry::default());
+    let node = options.plan.node.clone();
+    let events = match &client {
+        Some(client) => Events::new(client.clone(), node.name()),
+        None => Events::none(),
+    };
+    for one in not_set {
+        let note = one.to_string();
+        events.warn(Warning {
+            subject: Subject::Node(node.clone()),
+            reason: "SysctlNotSet",
+            action: "StartDatapath",
+            note,
+        });
+    }
+    let telemetry = Arc::new(Telemetry::new(options.sync_period * 2));
     let (requests, numbers) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
     if let Some(address) = options.health_address {
@@ -101,6 +134,10 @@ pub async fn run(options: Options) -> Result<(), Error> {
     }
     let agent = Agent {
         controller,
+        node,
+        events,
+        sync_period: options.sync_period,
+        config_sync_period: options.config_sync_period,
         health: ServiceHealth::new(telemetry.clone()),
         checks: Vec::new(),
         telemetry,
@@ -149,6 +186,9 @@ async fn finished<T>(task: Option<JoinHandle<T>>) -> Option<Result<T, JoinError>
 
 /// Leaves the node as if we had never been there.
 fn remove_all(options: &Options) {
+    if let Err(error) = node::release(&options.state_dir) {
+        warn!(%error, "ports stay reserved");
+    }
     match datapath::cleanup(&options.datapath) {
         Ok(lines) => info!(removed = lines.len(), "the node is clean"),
         Err(error) => error!(%error, "not everything could be removed"),
@@ -161,6 +201,11 @@ fn remove_all(options: &Options) {
 struct Agent<K> {
     controller: Controller<K>,
     telemetry: Arc<Telemetry>,
+    /// This node's name.
+    node: ObjectName,
+    events: Events,
+    sync_period: Duration,
+    config_sync_period: Duration,
     health: ServiceHealth,
     /// What was last served.
     checks: Vec<HealthCheck>,
@@ -179,7 +224,9 @@ impl<K: Kernel> Agent<K> {
     ) -> Result<(), Error> {
         let mut terminated = signal(SignalKind::terminate()).map_err(Error::Signals)?;
         let mut interrupted = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
-        let mut audit = interval(AUDIT);
+        let mut audit = interval(self.sync_period);
+        let mut resync =
+            interval_at(Instant::now() + self.config_sync_period, self.config_sync_period);
         let mut maintenance = interval(MAINTENANCE);
         let mut batch = Vec::with_capacity(BATCH);
         snapshots.mark_changed();
@@ -210,7 +257,11 @@ impl<K: Kernel> Agent<K> {
                 _ = audit.tick() => {
                     self.controller.audit();
                     self.set_due(DEBOUNCE);
-                    self.health.serve(self.checks.clone()).await;
+                    self.serve_checks();
+                }
+                _ = resync.tick() => {
+                    self.controller.resync();
+                    self.set_due(DEBOUNCE);
                 }
                 _ = maintenance.tick() => self.controller.maintain(),
             }
@@ -234,11 +285,40 @@ impl<K: Kernel> Agent<K> {
         self.telemetry.set_eligible(eligible);
         let checks = self.controller.health_checks();
         if checks != self.checks {
-            self.checks.clone_from(&checks);
-            self.health.serve(checks).await;
+            self.checks = checks;
+            self.serve_checks();
+        }
+        for notice in self.controller.take_notices() {
+            let subject = match notice.owner {
+                Owner::Service(name) => Subject::Service(name),
+                Owner::Pod(name) => Subject::Pod(name),
+            };
+            self.events.warn(Warning {
+                subject,
+                reason: notice.problem.reason(),
+                action: "Plan",
+                note: notice.problem.to_string(),
+            });
         }
         if !written {
             self.set_due(RETRY);
+        }
+    }
+
+    /// Serves the health checks of Services; what cannot be served is tried again with every audit.
+    fn serve_checks(&mut self) {
+        for (check, error) in self.health.serve(&self.checks) {
+            let HealthCheck { service, port, .. } = check;
+            let note = format!(
+                "node {} failed to start healthcheck \"{service}\" on port {port}: {error}",
+                self.node
+            );
+            self.events.warn(Warning {
+                subject: Subject::Service(service),
+                reason: "FailedToStartServiceHealthcheck",
+                action: "Listen",
+                note,
+            });
         }
     }
 }
@@ -248,9 +328,6 @@ const DEBOUNCE: Duration = Duration::from_millis(5);
 
 /// Pause before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// How often the maps are compared with what they should hold.
-const AUDIT: Duration = Duration::from_mins(1);
 
 /// How often attachments are checked and expired flows removed.
 const MAINTENANCE: Duration = Duration::from_secs(10);

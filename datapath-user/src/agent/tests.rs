@@ -1,5 +1,7 @@
 //! The controller over a kernel made of tables.
 
+mod node;
+
 use super::{Controller, Kernel, KernelSettings};
 use crate::{
     datapath::{
@@ -66,6 +68,7 @@ impl Kernel for Fake {
         tables.addresses.extend(&put.addresses);
         tables.routes.extend(&put.routes);
         tables.local_clients.extend(&put.local_clients);
+        tables.local_devices.extend(&put.local_devices);
         tables.services.retain(|key, _| !remove.services.contains(key));
         tables.backends.retain(|key, _| !remove.backends.contains(key));
         tables.slots.retain(|key, _| !remove.slots.contains(key));
@@ -73,6 +76,7 @@ impl Kernel for Fake {
         tables.addresses.retain(|key, _| !remove.addresses.contains(key));
         tables.routes.retain(|key, _| !remove.routes.contains(key));
         tables.local_clients.retain(|key| !remove.local_clients.contains(key));
+        tables.local_devices.retain(|key| !remove.local_devices.contains(key));
         Ok(())
     }
 
@@ -132,15 +136,17 @@ impl Kernel for Fake {
 }
 
 fn controller(kernel: &Fake, saved: Option<SavedServers>) -> Controller<Fake> {
+    controller_with(kernel, Settings::new("n1"), saved)
+}
+
+fn controller_with(kernel: &Fake, plan: Settings, saved: Option<SavedServers>) -> Controller<Fake> {
     let settings = KernelSettings {
         devices: vec!["eth0".to_owned()],
         socket_lb: true,
-        ports: (1, 2),
         ..KernelSettings::default()
     };
     let telemetry = Arc::new(Telemetry::default());
-    Controller::new(kernel.clone(), settings, Settings::new("n1"), telemetry, saved)
-        .expect("a controller")
+    Controller::new(kernel.clone(), settings, plan, telemetry, saved).expect("a controller")
 }
 
 fn service(name: &str, address: [u8; 4]) -> Service {
@@ -212,6 +218,7 @@ fn snapshot() -> Arc<Snapshot> {
         mtu: 1500,
         peer_elsewhere: false,
         loopback: false,
+        bridge: None,
         up: true,
     };
     Arc::new(Snapshot {

@@ -3,7 +3,7 @@
 use crate::{
     datapath::devices::{Pod, Snapshot, View},
     model::{Model, ObjectName},
-    plan::{Network, PodAddress, Uplink},
+    plan::{Network, PodAddress, PodDevice, Uplink},
 };
 use std::{
     collections::BTreeSet,
@@ -51,6 +51,17 @@ pub(super) fn network(snapshot: &Snapshot, view: &View) -> Network {
             .map(|(address, pod)| {
                 let Pod { device, gateway, mac } = *pod;
                 (*address, PodAddress { device, mac, gateway })
+            })
+            .collect(),
+        pod_devices: view
+            .pod_devices
+            .iter()
+            .map(|device| PodDevice {
+                device: device.index,
+                name: device.name.clone(),
+                bridge: device
+                    .bridge
+                    .and_then(|index| Some(snapshot.devices.get(&index)?.name.clone())),
             })
             .collect(),
         host_addresses: view.host_addresses.clone(),

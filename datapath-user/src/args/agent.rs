@@ -1,29 +1,27 @@
 //! `datapath agent`.
 
-use super::{
-    BpffsArgs, STATE_DIR,
-    values::{BindAddress, LogFormat, PortRange, Switch},
-};
+use super::{BpffsArgs, STATE_DIR, values::Switch};
 use crate::{
     agent::{self, KernelSettings, Objects},
+    config::{self, LogFormat, ProxyConfig, Remark},
     datapath,
     k8s::{Access, SavedServers},
-    plan::{NodePortAddresses, Routing, Settings},
+    node::{self, PortRange},
+    plan::{Routing, Settings},
 };
 use clap::Args;
-use ipnet::IpNet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// `datapath agent`.
 #[derive(Debug, Args)]
 #[command(next_line_help = true)]
 pub struct AgentArgs {
-    /// This node's name in the cluster; else `$NODE_NAME`, else the host's name.
-    #[arg(long, env = "DATAPATH_NODE_NAME")]
-    node_name: Option<String>,
-    /// How to reach the API server; else the pod's service account, else the kubelet's file.
-    #[arg(long, value_name = "FILE", env = "DATAPATH_KUBECONFIG")]
-    kubeconfig: Option<PathBuf>,
+    /// kube-proxy's own configuration file (`KubeProxyConfiguration`); what is given here counts
+    /// more. Without the flag the file that kube-proxy's DaemonSet mounts, where there is one.
+    #[arg(long, value_name = "FILE", env = "DATAPATH_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    proxy: ProxyConfig,
     /// URLs of the API server, tried in order before those that are found.
     #[arg(long, value_name = "URL", env = "DATAPATH_API_SERVER", value_delimiter = ',')]
     api_server: Vec<String>,
@@ -49,9 +47,6 @@ pub struct AgentArgs {
     /// Devices towards the other nodes; else those with the node's addresses.
     #[arg(long, value_name = "NAME", env = "DATAPATH_DEVICE", value_delimiter = ',')]
     device: Vec<String>,
-    /// Ranges whose addresses count as pods; else the podCIDRs of all Nodes.
-    #[arg(long, value_name = "CIDR", env = "DATAPATH_CLUSTER_CIDR", value_delimiter = ',')]
-    cluster_cidr: Vec<IpNet>,
     /// Who carries packets between pods: the cluster's own network (none), we (native), or we
     /// where the node routes a node's pods straight to that node (auto).
     #[arg(long, value_name = "none|native|auto", env = "DATAPATH_ROUTING", default_value = "auto")]
@@ -59,17 +54,6 @@ pub struct AgentArgs {
     /// Translate at the sockets of this node's processes too, not by tc alone.
     #[arg(long, value_enum, env = "DATAPATH_SOCKET_LB", default_value = "on")]
     socket_lb: Switch,
-    /// Addresses of the node that serve node ports: primary, all, or ranges.
-    #[arg(
-        long,
-        value_name = "primary|all|CIDR[,CIDR]",
-        env = "DATAPATH_NODEPORT_ADDRESSES",
-        default_value = "primary"
-    )]
-    nodeport_addresses: NodePortAddresses,
-    /// Replace the source address of everything sent to a cluster address.
-    #[arg(long, env = "DATAPATH_MASQUERADE_ALL")]
-    masquerade_all: bool,
     /// Source ports given to flows whose source address is replaced: by default those that neither
     /// the node's own connections nor node ports have.
     #[arg(
@@ -79,29 +63,14 @@ pub struct AgentArgs {
         default_value = "1024-29999"
     )]
     masquerade_ports: PortRange,
-    /// Handle only Services whose label service.kubernetes.io/service-proxy-name is this; else
-    /// only those without the label.
-    #[arg(long, value_name = "NAME", env = "DATAPATH_SERVICE_PROXY_NAME")]
-    service_proxy_name: Option<String>,
-    /// Where /healthz and /livez are served; empty for nowhere.
+    /// Where the cluster's node ports are; the source ports above must be others.
     #[arg(
         long,
-        value_name = "ADDRESS",
-        env = "DATAPATH_HEALTHZ_BIND_ADDRESS",
-        default_value = "0.0.0.0:10256"
+        value_name = "FIRST-LAST",
+        env = "DATAPATH_SERVICE_NODE_PORT_RANGE",
+        default_value = "30000-32767"
     )]
-    healthz_bind_address: BindAddress,
-    /// Where /metrics and /proxyMode are served; empty for nowhere.
-    #[arg(
-        long,
-        value_name = "ADDRESS",
-        env = "DATAPATH_METRICS_BIND_ADDRESS",
-        default_value = "127.0.0.1:10249"
-    )]
-    metrics_bind_address: BindAddress,
-    /// How logs are printed.
-    #[arg(long, value_enum, env = "DATAPATH_LOG_FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
+    service_node_port_range: PortRange,
     /// Print the kernel programs' own log (they must have been built with it).
     #[arg(long, env = "DATAPATH_LOG_DATAPATH")]
     log_datapath: bool,
@@ -115,23 +84,30 @@ pub struct AgentArgs {
 }
 
 impl AgentArgs {
-    /// In the agent's own terms.
-    pub fn options(self) -> agent::Options {
+    /// In the agent's own terms; with what is to be said about kube-proxy's file.
+    pub fn options(self) -> Result<(agent::Options, Vec<Remark>), config::Error> {
+        let (file, remarks) = match file(self.config) {
+            Some(path) => config::read(&path)?,
+            None => Default::default(),
+        };
+        let config = self.proxy.or(file);
         let saved = SavedServers::new(&self.state_dir);
-        let mut plan = Settings::new(&node_name(self.node_name));
-        plan.proxy_name = self.service_proxy_name;
-        plan.masquerade_all = self.masquerade_all;
-        plan.cluster_cidrs = self.cluster_cidr.iter().map(IpNet::trunc).collect();
+        let mut plan = Settings::new(&config.node_name());
+        plan.proxy_name.clone_from(&config.service_proxy_name);
+        plan.masquerade_all = config.masquerade_all.unwrap_or(false);
+        plan.local = config.local_detector()?;
+        plan.primary = config.primary_address();
         plan.routing = self.routing;
-        plan.node_port_addresses = self.nodeport_addresses;
+        plan.node_port_addresses = config.node_port_addresses();
+        plan.masquerade_ports = (self.masquerade_ports.first, self.masquerade_ports.last);
         let access = Access {
             servers: self.api_server.into_iter().filter(|url| !url.is_empty()).collect(),
-            kubeconfig: self.kubeconfig,
+            kubeconfig: config.kubeconfig.clone(),
             kubelet_config: self.kubelet_config,
             saved: Some(saved.clone()),
         };
         let socket_lb = self.socket_lb == Switch::On;
-        agent::Options {
+        let options = agent::Options {
             objects: self.source.map_or(Objects::Server(access), Objects::Folder),
             saved: Some(saved),
             plan,
@@ -147,23 +123,33 @@ impl AgentArgs {
                 devices: self.device.into_iter().filter(|name| !name.is_empty()).collect(),
                 socket_lb,
                 host_netns: 0,
-                ports: (self.masquerade_ports.first, self.masquerade_ports.last),
             },
-            health_address: self.healthz_bind_address.0,
-            metrics_address: self.metrics_bind_address.0,
+            node: node::Settings {
+                conntrack: config.conntrack.settings(),
+                masquerade_ports: self.masquerade_ports,
+                node_ports: self.service_node_port_range,
+                oom_score_adj: config.oom_score_adj.unwrap_or(OOM_SCORE_ADJ),
+            },
+            health_address: config.healthz_address(),
+            metrics_address: config.metrics_address(),
+            sync_period: config.sync_period(),
+            config_sync_period: config.config_sync_period(),
+            log_format: config.log_format.unwrap_or(LogFormat::Text),
             daemonset: self.daemonset.filter(|name| !name.is_empty()),
             state_dir: self.state_dir,
-        }
+        };
+        Ok((options, remarks))
     }
 }
 
-/// This node's name as kube-proxy would find it.
-fn node_name(given: Option<String>) -> String {
-    given
-        .or_else(|| std::env::var("NODE_NAME").ok())
-        .filter(|name| !name.is_empty())
-        .or_else(|| nix::unistd::gethostname().ok()?.into_string().ok())
-        .unwrap_or_default()
-        .trim()
-        .to_lowercase()
+/// The file that is given, else kube-proxy's own if it is there; an empty name stands for none.
+fn file(given: Option<PathBuf>) -> Option<PathBuf> {
+    let path = given.unwrap_or_else(|| {
+        let usual = Path::new(config::USUAL_FILE);
+        if usual.exists() { usual.to_owned() } else { PathBuf::new() }
+    });
+    Some(path).filter(|path| !path.as_os_str().is_empty())
 }
+
+/// kube-proxy's default.
+const OOM_SCORE_ADJ: i16 = -999;

@@ -8,7 +8,6 @@ mod values;
 
 pub use agent::AgentArgs;
 pub use show::{FlowCommand, ListCommand, ServiceCommand, ShowArgs};
-pub use values::LogFormat;
 
 use crate::datapath;
 use clap::{Args, Parser, Subcommand};

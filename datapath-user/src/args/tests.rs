@@ -3,14 +3,14 @@
 use super::{Cli, Command};
 use crate::{
     agent::{self, Objects},
-    plan::{NodePortAddresses, Routing},
+    plan::{LocalDetector, NodePortAddresses, Routing},
 };
 use clap::{CommandFactory, Parser};
 
 fn options(args: &[&str]) -> agent::Options {
     let args = ["datapath", "agent"].iter().chain(args);
     match Cli::try_parse_from(args).expect("arguments").command {
-        Command::Agent(args) => args.options(),
+        Command::Agent(args) => args.options().expect("options").0,
         other => panic!("{other:?}"),
     }
 }
@@ -35,11 +35,12 @@ fn flags_reach_the_agent() {
     ]);
     assert_eq!(options.plan.node.name(), "n1");
     assert!(matches!(options.objects, Objects::Folder(_)));
-    assert_eq!(options.plan.cluster_cidrs.len(), 2);
+    let ranges = ["10.10.0.0/16", "fd00::/48"].map(|range| range.parse().expect("a range"));
+    assert_eq!(options.plan.local, LocalDetector::Ranges(ranges.into()));
     assert_eq!(options.plan.routing, Routing::Native);
-    assert_eq!(options.plan.node_port_addresses, NodePortAddresses::All);
+    assert_eq!(options.plan.node_port_addresses, NodePortAddresses::all());
     assert!(!options.datapath.socket_lb && options.health_address.is_none());
-    assert_eq!(options.kernel.ports, (40000, 40010));
+    assert_eq!(options.plan.masquerade_ports, (40000, 40010));
     assert_eq!(options.kernel.devices, ["eth0", "eth1"]);
 }
 

@@ -3,8 +3,9 @@
 //! uplink with the node's own address, which the kernel must be asked to take.
 
 use super::{Error, device_names};
+use crate::node::Sysctls;
 use datapath_common::{Config, ConfigFlags};
-use std::{fs, io, path::PathBuf};
+use std::io;
 
 /// Index of the loopback device of every network namespace (`LOOPBACK_IFINDEX`).
 pub const LOOPBACK: u32 = 1;
@@ -13,10 +14,10 @@ pub const LOOPBACK: u32 = 1;
 /// (`net.ipv4.conf.DEVICE.accept_local`). Only while `CONFIG` has `ConfigFlags::LOOPBACK`: then the
 /// programs refuse such packets from the wire. A device that is gone is no error.
 pub(super) fn accept_local(device: &str, accept: bool) -> Result<(), Error> {
-    let file: PathBuf = ["/proc/sys/net/ipv4/conf", device, "accept_local"].into_iter().collect();
-    match fs::write(&file, if accept { "1" } else { "0" }) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::system(format!("writing {}", file.display()))(error))
+    let name = format!("ipv4/conf/{device}/accept_local");
+    match Sysctls::of_node().set(&name, u8::from(accept)) {
+        Err(not_set) if not_set.error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::system(format!("setting {}", not_set.name))(not_set.error))
         }
         _ => Ok(()),
     }

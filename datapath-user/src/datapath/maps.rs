@@ -191,6 +191,7 @@ maps! {
     addresses: Table<Addr, Address> = "ADDRESSES",
     routes: Table<LpmKey, Route> = "ROUTES",
     local_clients: Table<LpmKey, u8> = "LOCAL_CLIENTS",
+    local_devices: Table<u32, u8> = "LOCAL_DEVICES",
     flows: Table<Tuple, Flow> = "FLOWS",
     fragments: Table<Fragment, Ports> = "FRAGMENTS",
     affinity: Table<AffinityKey, Affinity> = "AFFINITY",
@@ -212,6 +213,7 @@ impl Maps {
             addresses: self.addresses.entries()?,
             routes: self.routes.entries()?,
             local_clients: self.local_clients.keys()?,
+            local_devices: self.local_devices.keys()?,
         })
     }
 
@@ -232,6 +234,7 @@ impl Maps {
             addresses,
             routes,
             local_clients,
+            local_devices,
         } = tables;
         self.services.put_all(copied(services))?;
         self.service_stats.create(services.keys().copied())?;
@@ -242,6 +245,7 @@ impl Maps {
         self.addresses.put_all(copied(addresses))?;
         self.routes.put_all(copied(routes))?;
         self.local_clients.put_all(local_clients.iter().map(|key| (*key, 0)))?;
+        self.local_devices.put_all(local_devices.iter().map(|key| (*key, 0)))?;
         self.frontends.put_all(copied(frontends))
     }
 
@@ -256,6 +260,7 @@ impl Maps {
             addresses,
             routes,
             local_clients,
+            local_devices,
         } = keys;
         self.frontends.remove_all(frontends)?;
         self.slots.remove_all(slots)?;
@@ -265,6 +270,7 @@ impl Maps {
         self.addresses.remove_all(addresses)?;
         self.routes.remove_all(routes)?;
         self.local_clients.remove_all(local_clients)?;
+        self.local_devices.remove_all(local_devices)?;
         self.services.remove_all(services)?;
         self.service_stats.remove_all(services)
     }

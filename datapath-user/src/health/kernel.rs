@@ -21,6 +21,10 @@ pub struct KernelNumbers {
     pub services: Vec<(String, ServiceStats)>,
     /// How full the maps are.
     pub maps: Vec<MapFill>,
+    /// Changes of Services that are not in the maps yet.
+    pub pending_services: u64,
+    /// Changes of slices, likewise.
+    pub pending_slices: u64,
     /// Service ports that a policy Local leaves without endpoints here.
     pub no_local_endpoints: NoLocalEndpoints,
 }
@@ -32,7 +36,14 @@ pub(super) struct KernelCollector(pub(super) Arc<Mutex<KernelNumbers>>);
 impl Collector for KernelCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let numbers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let KernelNumbers { outcomes, services, maps, no_local_endpoints } = &*numbers;
+        let KernelNumbers {
+            outcomes,
+            services,
+            maps,
+            pending_services,
+            pending_slices,
+            no_local_endpoints,
+        } = &*numbers;
         let outcomes = outcomes.iter().map(|(o, count)| ([("outcome", o.name())], *count));
         counters(
             &mut encoder,
@@ -48,6 +59,21 @@ impl Collector for KernelCollector {
         gauges(&mut encoder, "datapath_map_entries", "Entries in a map", entries)?;
         let sizes = maps.iter().map(|map| ([("map", map.name)], u64::from(map.max_entries)));
         gauges(&mut encoder, "datapath_map_max_entries", "Entries that fit a map", sizes)?;
+        for (name, help, pending) in [
+            (
+                "kubeproxy_sync_proxy_rules_service_changes_pending",
+                "Changes of Services that are not applied yet",
+                pending_services,
+            ),
+            (
+                "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
+                "Changes of slices that are not applied yet",
+                pending_slices,
+            ),
+        ] {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(*pending).encode(metric)?;
+        }
         let counts = no_local_endpoints.iter().map(|((family, policy), count)| {
             ([("ip_family", family.name()), ("traffic_policy", *policy)], *count)
         });

@@ -27,10 +27,8 @@ pub(super) struct Metrics {
     sync: Histograms,
     full_sync: Histograms,
     partial_sync: Histograms,
-    service_changes: Labelled<Labels, Counter>,
-    slice_changes: Labelled<Labels, Counter>,
-    service_changes_pending: Labelled<Labels, Gauge>,
-    slice_changes_pending: Labelled<Labels, Gauge>,
+    service_changes: Counter,
+    slice_changes: Counter,
     queued: Labelled<Labels, Seconds>,
     applied: Labelled<Labels, Seconds>,
     pub(super) failures: Counter,
@@ -51,10 +49,8 @@ impl Metrics {
             full_sync: Labelled::new_with_constructor(sync_histogram),
             partial_sync: Labelled::new_with_constructor(sync_histogram),
             sync,
-            service_changes: Labelled::default(),
-            slice_changes: Labelled::default(),
-            service_changes_pending: Labelled::default(),
-            slice_changes_pending: Labelled::default(),
+            service_changes: Counter::default(),
+            slice_changes: Counter::default(),
             queued: Labelled::default(),
             applied: Labelled::default(),
             failures: Counter::default(),
@@ -93,20 +89,6 @@ impl Metrics {
             ("sync_proxy_rules_endpoint_changes", "Changes of slices", &self.slice_changes),
         ] {
             kubeproxy.register(name, help, counters.clone());
-        }
-        for (name, help, gauges) in [
-            (
-                "sync_proxy_rules_service_changes_pending",
-                "Changes of Services that are not applied yet",
-                &self.service_changes_pending,
-            ),
-            (
-                "sync_proxy_rules_endpoint_changes_pending",
-                "Changes of slices that are not applied yet",
-                &self.slice_changes_pending,
-            ),
-        ] {
-            kubeproxy.register(name, help, gauges.clone());
         }
         for (name, help, gauges) in [
             (
@@ -158,15 +140,12 @@ impl Metrics {
         families: &[Family],
         now: SystemTime,
     ) {
+        self.service_changes.inc_by(dirty.service_changes);
+        self.slice_changes.inc_by(dirty.slice_changes);
         let kind = if full { &self.full_sync } else { &self.partial_sync };
         for family in families.iter().map(|family| label(*family)) {
             self.sync.get_or_create(&family).observe(elapsed.as_secs_f64());
             kind.get_or_create(&family).observe(elapsed.as_secs_f64());
-            self.service_changes.get_or_create(&family).inc_by(dirty.service_changes);
-            self.slice_changes.get_or_create(&family).inc_by(dirty.slice_changes);
-            let pending = |changes: u64| if written { 0 } else { changes.cast_signed() };
-            self.service_changes_pending.get_or_create(&family).set(pending(dirty.service_changes));
-            self.slice_changes_pending.get_or_create(&family).set(pending(dirty.slice_changes));
             if !written {
                 continue;
             }
@@ -216,7 +195,7 @@ fn sync_histogram() -> Histogram {
 
 /// kube-proxy's buckets.
 fn programming_histogram() -> Histogram {
-    let steps = [0.0, 0.25, 0.5].into_iter().chain((1..60).map(f64::from));
+    let steps = [0.25, 0.5].into_iter().chain((1..60).map(f64::from));
     let fives = (60..=115).step_by(5).map(f64::from);
     Histogram::new(steps.chain(fives).chain((120..=300).step_by(30).map(f64::from)))
 }

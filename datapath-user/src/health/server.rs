@@ -4,11 +4,25 @@ use super::{KernelNumbers, Telemetry};
 use axum::{
     Router,
     extract::State,
-    http::{HeaderName, StatusCode, header},
+    http::{HeaderMap, HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
-use std::{future::IntoFuture, net::SocketAddr, sync::Arc, time::Duration};
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket,
+        sockopt,
+    },
+};
+use std::{
+    future::IntoFuture,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsRawFd,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
@@ -37,7 +51,7 @@ pub async fn serve_metrics(
     telemetry: Arc<Telemetry>,
     numbers: mpsc::Sender<NumbersRequest>,
 ) {
-    let metrics = async move || {
+    let metrics = async move |headers: HeaderMap| {
         let (reply, answer) = oneshot::channel();
         let asked = async {
             numbers.send(reply).await.ok()?;
@@ -45,7 +59,8 @@ pub async fn serve_metrics(
         };
         // The agent's own metrics are there even if its loop is stuck.
         let kernel = timeout(NUMBERS_TIME, asked).await.ok().flatten();
-        ([(header::CONTENT_TYPE, METRICS_TYPE)], telemetry.encode(kernel))
+        let kind = if wants_open_metrics(&headers) { OPEN_METRICS } else { PROMETHEUS };
+        ([(header::CONTENT_TYPE, kind)], telemetry.encode(kernel))
     };
     let router = Router::new()
         .route("/metrics", get(metrics))
@@ -65,7 +80,7 @@ fn health(telemetry: &Telemetry, healthz: bool) -> Response {
 /// Serves for ever; an address that is taken is tried again.
 async fn serve(what: &str, address: SocketAddr, router: Router) {
     loop {
-        match TcpListener::bind(address).await {
+        match listen(address, true) {
             Ok(listener) => {
                 info!(what, %address, "serving");
                 let Err(error) = axum::serve(listener, router.clone()).into_future().await else {
@@ -79,10 +94,45 @@ async fn serve(what: &str, address: SocketAddr, router: Router) {
     }
 }
 
+/// Listens on an address; on the IPv4 wildcard with `both` on all addresses of IPv6 too, as Go's
+/// servers do, and otherwise on one family alone.
+pub(super) fn listen(address: SocketAddr, both: bool) -> io::Result<TcpListener> {
+    if both && address.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
+        let all = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), address.port());
+        match listen_with(all, false) {
+            // No IPv6 here.
+            Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => {}
+            result => return Ok(result?),
+        }
+    }
+    Ok(listen_with(address, !both)?)
+}
+
+fn listen_with(address: SocketAddr, v6_only: bool) -> nix::Result<TcpListener> {
+    let family = if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(family, SockType::Stream, flags, None)?;
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    if address.is_ipv6() {
+        setsockopt(&socket, sockopt::Ipv6V6Only, &v6_only)?;
+    }
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    nix::sys::socket::listen(&socket, Backlog::MAXCONN)?;
+    TcpListener::from_std(socket.into()).map_err(|_no_runtime| Errno::EINVAL)
+}
+
 /// What `/proxyMode` answers, where kube-proxy says `iptables` or `nftables`.
 const MODE: &str = "ebpf";
 
-const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Whether the client asks for OpenMetrics. The older format, which everybody reads, has room for all
+/// that we say.
+fn wants_open_metrics(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter();
+    accepted.filter_map(|value| value.to_str().ok()).any(|value| value.contains("openmetrics-text"))
+}
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub(super) const NO_SNIFF: [(HeaderName, &str); 1] = [(header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
 

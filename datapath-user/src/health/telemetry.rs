@@ -15,6 +15,8 @@ use std::{
 pub struct Telemetry {
     metrics: Metrics,
     state: Mutex<State>,
+    /// How long something may wait to be applied before that is a fault.
+    health_time: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +40,7 @@ pub struct ProxyHealth {
     pub node_eligible: Option<bool>,
     /// Whether changes reach the kernel.
     pub healthy: bool,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     status: BTreeMap<&'static str, FamilyHealth>,
 }
 
@@ -50,11 +53,16 @@ struct FamilyHealth {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { metrics: Metrics::new(), state: Mutex::default() }
+        Self::new(HEALTH_TIME)
     }
 }
 
 impl Telemetry {
+    /// It is a fault if something waits that long to be applied.
+    pub fn new(health_time: Duration) -> Self {
+        Self { metrics: Metrics::new(), state: Mutex::default(), health_time }
+    }
+
     /// Something waits to be applied from now on.
     pub fn queued(&self) {
         self.state().queued.get_or_insert_with(Instant::now);
@@ -101,14 +109,14 @@ impl Telemetry {
 
     /// Whether changes reach the kernel in time.
     pub fn is_healthy(&self) -> bool {
-        self.state().is_healthy()
+        self.state().is_healthy(self.health_time)
     }
 
     /// The answer to `/livez`, or with `healthz` to that path; counted.
     pub fn health(&self, healthz: bool) -> ProxyHealth {
         let now = timestamp(SystemTime::now());
         let state = self.state();
-        let (fine, eligible) = (state.is_healthy(), state.eligible);
+        let (fine, eligible) = (state.is_healthy(self.health_time), state.eligible);
         let last = state.updated.values().max();
         let families = state.updated.iter().map(|(family, updated)| {
             (family.name(), FamilyHealth { last_updated: timestamp(*updated), healthy: fine })
@@ -140,8 +148,8 @@ impl Telemetry {
 }
 
 impl State {
-    fn is_healthy(&self) -> bool {
-        self.queued.is_none_or(|since| since.elapsed() < HEALTH_TIME)
+    fn is_healthy(&self, health_time: Duration) -> bool {
+        self.queued.is_none_or(|since| since.elapsed() < health_time)
     }
 }
 
@@ -149,7 +157,7 @@ fn timestamp(time: SystemTime) -> String {
     Timestamp::try_from(time).unwrap_or_default().to_string()
 }
 
-/// How long something may wait to be applied before that is a fault (kube-proxy: two sync periods).
+/// Two of kube-proxy's sync periods.
 const HEALTH_TIME: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
@@ -201,8 +209,11 @@ mod tests {
             "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"} 1",
             "kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"0.004\",ip_family=\"IPv4\"} 1",
             "kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 1",
-            "kubeproxy_sync_proxy_rules_service_changes_total{ip_family=\"IPv4\"} 2",
-            "kubeproxy_sync_proxy_rules_service_changes_pending{ip_family=\"IPv4\"} 0",
+            "kubeproxy_sync_proxy_rules_service_changes_total 2",
+            "kubeproxy_sync_proxy_rules_endpoint_changes_total 0",
+            "kubeproxy_sync_proxy_rules_service_changes_pending 0",
+            "kubeproxy_sync_proxy_rules_endpoint_changes_pending 0",
+            "kubeproxy_network_programming_duration_seconds_bucket{le=\"0.25\",ip_family=\"IPv4\"} 1",
             "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"} ",
             "datapath_repairs_total{what=\"stale_entry\"} 3",
         ] {

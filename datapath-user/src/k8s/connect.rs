@@ -173,17 +173,19 @@ struct Failover {
 }
 
 impl Failover {
-    /// Asks the current server, and while there is no answer, the others. Requests have no body: we
-    /// only read.
+    /// Asks the current server, and while there is no answer, the others. Bodies are those of our
+    /// Events: small.
     async fn send(&self, request: Request<Body>) -> kube::Result<Response<Body>> {
-        let (parts, _) = request.into_parts();
+        let (parts, body) = request.into_parts();
+        let body = body.collect_bytes().await?;
         let count = self.servers.len();
         let first = self.current.load(Ordering::Relaxed);
         let mut tried = 0;
         loop {
             let index = (first + tried) % count;
             let (url, client) = &self.servers[index];
-            let result = client.send(Request::from_parts(parts.clone(), Body::empty())).await;
+            let request = Request::from_parts(parts.clone(), Body::from(body.to_vec()));
+            let result = client.send(request).await;
             tried += 1;
             match result {
                 Err(error) if tried < count => {

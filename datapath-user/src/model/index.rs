@@ -135,6 +135,11 @@ impl Model {
         !self.dirty.is_empty()
     }
 
+    /// Changes of Services and of slices since the last [`Self::take_dirty`].
+    pub fn pending(&self) -> (u64, u64) {
+        (self.dirty.service_changes, self.dirty.slice_changes)
+    }
+
     /// What has changed, without taking note that somebody asked.
     #[cfg(test)]
     pub(crate) fn clone_dirty(&self) -> Dirty {

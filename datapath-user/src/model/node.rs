@@ -33,6 +33,14 @@ impl Family {
         }
     }
 
+    /// The address that stands for all of the family's.
+    pub const fn wildcard(self) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Self::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        }
+    }
+
     /// As Kubernetes spells it.
     pub const fn name(self) -> &'static str {
         match self {

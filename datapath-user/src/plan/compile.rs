@@ -92,8 +92,8 @@ pub(super) struct ServicePlan {
     pub(super) created: i64,
     pub(super) cluster_ips: Vec<Addr>,
     pub(super) ports: Vec<PortPlan>,
-    /// Port of the health check server, and how many ready endpoints are here.
-    pub(super) health: Option<(NonZeroU16, usize)>,
+    /// Per family: port of the health check server, and how many ready endpoints are here.
+    pub(super) health: Vec<(Family, NonZeroU16, usize)>,
 }
 
 /// What the Service of that name should have; nothing if it is not there or not ours.
@@ -319,21 +319,21 @@ pub(super) const fn ip_protocol(protocol: Protocol) -> IpProtocol {
     }
 }
 
-/// The health check server that the Service asks for (`NeedsHealthCheck`): its port, and the number
-/// of ready endpoints on this node, of the Service's first family, over all ports.
-fn health(model: &Model, service: &Service, context: &Context) -> Option<(NonZeroU16, usize)> {
-    let port = service.health_check_node_port?;
-    if service.kind != ServiceType::LoadBalancer || !service.is_external_local() {
-        return None;
-    }
-    let family = Family::of(*service.cluster_ips.first()?);
-    let local: BTreeSet<IpAddr> = service
-        .ports
-        .iter()
-        .flat_map(|port| join(model.slices(&service.name), port, family))
-        .filter(|candidate| candidate.endpoint.conditions.ready)
-        .filter(|candidate| is_local(candidate, context.place()))
-        .map(|candidate| candidate.endpoint.address)
-        .collect();
-    Some((port, local.len()))
+/// The health check servers that the Service asks for (`NeedsHealthCheck`), one in each of its
+/// families: its port, and the number of ready endpoints on this node, over all ports.
+fn health(model: &Model, service: &Service, context: &Context) -> Vec<(Family, NonZeroU16, usize)> {
+    let needed = service.kind == ServiceType::LoadBalancer && service.is_external_local();
+    let Some(port) = service.health_check_node_port.filter(|_| needed) else {
+        return Vec::new();
+    };
+    let local = |family| {
+        let candidates =
+            service.ports.iter().flat_map(|port| join(model.slices(&service.name), port, family));
+        let ready = candidates
+            .filter(|candidate| candidate.endpoint.conditions.ready)
+            .filter(|candidate| is_local(candidate, context.place()));
+        ready.map(|candidate| candidate.endpoint.address).collect::<BTreeSet<IpAddr>>().len()
+    };
+    let families: BTreeSet<Family> = service.cluster_ips.iter().map(|ip| Family::of(*ip)).collect();
+    families.into_iter().map(|family| (family, port, local(family))).collect()
 }

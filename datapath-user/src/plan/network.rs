@@ -31,6 +31,17 @@ pub struct PodAddress {
     pub gateway: Option<IpAddr>,
 }
 
+/// The node's end of a pod's interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PodDevice {
+    /// Its index.
+    pub device: u32,
+    /// Its name.
+    pub name: String,
+    /// Name of the bridge that it is a port of.
+    pub bridge: Option<String>,
+}
+
 /// What the kernel knows of the node's network at one moment.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Network {
@@ -40,6 +51,8 @@ pub struct Network {
     pub uplink_addresses: Vec<IpAddr>,
     /// The node's pods.
     pub pods: BTreeMap<IpAddr, PodAddress>,
+    /// The node's ends of its pods' interfaces.
+    pub pod_devices: Vec<PodDevice>,
     /// The node's own addresses, without loopback ones.
     pub host_addresses: BTreeSet<IpAddr>,
     /// Routes of the kernel's main table that have a next hop: range, next hop, device.
@@ -57,11 +70,19 @@ impl Network {
         })
     }
 
+    /// The node's addresses as kube-proxy would name them, one per family.
+    pub(super) fn primary(&self, settings: &Settings, model: &Model) -> Vec<IpAddr> {
+        let node = model.node(&settings.node);
+        let given = |family| settings.primary.filter(|address| Family::of(*address) == family);
+        Family::ALL
+            .iter()
+            .filter_map(|family| given(*family).or_else(|| self.node_address(node, *family)))
+            .collect()
+    }
+
     /// `ADDRESSES`.
     pub(super) fn addresses(&self, settings: &Settings, model: &Model) -> HashMap<Addr, Address> {
-        let node = model.node(&settings.node);
-        let primary: Vec<IpAddr> =
-            Family::ALL.iter().filter_map(|family| self.node_address(node, *family)).collect();
+        let primary = self.primary(settings, model);
         let pods = self.pods.iter().map(|(ip, pod)| {
             let PodAddress { device, mac, gateway } = *pod;
             let gateway = gateway.map_or(Addr::from(*ip).wildcard(), Addr::from);
@@ -131,15 +152,6 @@ impl Network {
                 .find(|uplink| self.routes.contains(&(cidr.trunc(), next_hop, uplink.device))),
         }?;
         Some((next_hop, *uplink))
-    }
-}
-
-/// The ranges whose addresses count as pods.
-pub(super) fn local_clients(settings: &Settings, model: &Model) -> Vec<IpNet> {
-    if settings.cluster_cidrs.is_empty() {
-        model.nodes().flat_map(|node| &node.pod_cidrs).copied().collect()
-    } else {
-        settings.cluster_cidrs.clone()
     }
 }
 

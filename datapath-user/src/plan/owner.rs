@@ -6,7 +6,7 @@ use std::{cmp::Ordering, fmt};
 
 /// An object that has frontends. A host port gives way to every Service.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub(super) enum Owner {
+pub enum Owner {
     /// A Service.
     Service(ObjectName),
     /// A Pod with host ports.

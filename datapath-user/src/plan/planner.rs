@@ -1,12 +1,13 @@
 //! The planner: from the model to the maps, a change at a time.
 
 use super::{
-    Change, Network, Settings, Tables,
+    Change, Network, Notice, Problem, Settings, Tables,
     addresses::prefixes,
     claims::Claims,
     compile::{Context, ServicePlan, compile},
+    detector::Detected,
+    health::HealthCheck,
     host_ports::{HostPorts, compile_pod, served_addresses},
-    network::local_clients,
     owner::{Claim, Owner},
     service::{Numbers, ServiceState},
 };
@@ -14,20 +15,9 @@ use crate::model::{Dirty, Family, Model, ObjectName};
 use datapath_common::{Address, Frontend, FrontendKey};
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    net::IpAddr,
     num::NonZeroU16,
 };
-use tracing::warn;
-
-/// A health check server that a Service asks for.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct HealthCheck {
-    /// The Service.
-    pub service: ObjectName,
-    /// The port to listen on.
-    pub port: NonZeroU16,
-    /// Ready endpoints on this node.
-    pub local_endpoints: usize,
-}
 
 /// How many service ports have endpoints, but none that their policy Local allows here.
 pub type NoLocalEndpoints = HashMap<(Family, &'static str), u64>;
@@ -41,16 +31,19 @@ pub struct Planner {
     settings: Settings,
     context: Context,
     network: Network,
+    detected: Detected,
     numbers: Numbers,
     /// Services, and pods with host ports.
     owners: HashMap<Owner, ServiceState>,
     claims: Claims,
-    /// Port and number of ready endpoints here, of Services that ask for a health check server.
-    health: HashMap<ObjectName, (NonZeroU16, usize)>,
+    /// Family, port and number of ready endpoints here, of Services that ask for a health check
+    /// server.
+    health: HashMap<ObjectName, Vec<(Family, NonZeroU16, usize)>>,
     /// Host ports that pods go without, since node ports have them.
     shadowed: HashMap<ObjectName, Vec<FrontendKey>>,
     /// The tables that are not about Services; the others stay empty here.
     node: Tables,
+    notices: Vec<Notice>,
     /// Whether the model has been complete once.
     settled: bool,
 }
@@ -70,12 +63,14 @@ impl Planner {
             settings,
             context,
             network: Network::default(),
+            detected: Detected::default(),
             numbers: Numbers::new(maps),
             owners: HashMap::new(),
             claims: Claims::default(),
             health: HashMap::new(),
             shadowed: HashMap::new(),
             node: Tables::default(),
+            notices: Vec::new(),
             settled: false,
         }
     }
@@ -100,6 +95,22 @@ impl Planner {
         }
         self.replan(model, &owners, &mut change);
         change
+    }
+
+    /// Plans everything anew.
+    pub fn update_all(&mut self, model: &Model) -> Change {
+        let mut change = self.replan_node(model);
+        self.context = self.context(model);
+        let mut all: BTreeSet<Owner> = self.owners.keys().cloned().collect();
+        all.extend(model.service_names().cloned().map(Owner::Service));
+        all.extend(pods(model));
+        self.replan(model, &all, &mut change);
+        change
+    }
+
+    /// What has come up since the last call.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
     }
 
     /// Takes in what the kernel says of the node's network.
@@ -143,11 +154,27 @@ impl Planner {
 
     /// The health check servers that Services ask for.
     pub fn health_checks(&self) -> impl Iterator<Item = HealthCheck> {
-        self.health.iter().map(|(service, (port, local_endpoints))| HealthCheck {
-            service: service.clone(),
-            port: *port,
-            local_endpoints: *local_endpoints,
+        self.health.iter().flat_map(|(service, families)| {
+            families.iter().map(|(family, port, local_endpoints)| HealthCheck {
+                service: service.clone(),
+                family: *family,
+                addresses: self.node_port_addresses(*family),
+                port: *port,
+                local_endpoints: *local_endpoints,
+            })
         })
+    }
+
+    /// The node's addresses that serve node ports; the wildcard for all.
+    fn node_port_addresses(&self, family: Family) -> Vec<IpAddr> {
+        let served = &self.settings.node_port_addresses;
+        if served.is_all(family) {
+            return vec![family.wildcard()];
+        }
+        let primary = &self.context.addresses;
+        let addresses = self.network.host_addresses.iter().copied();
+        let of_family = addresses.filter(|address| Family::of(*address) == family);
+        of_family.filter(|address| served.include(*address, primary)).collect()
     }
 
     /// Service ports whose policy Local leaves nothing here, by family and policy.
@@ -181,36 +208,41 @@ impl Planner {
             || self.node.routes.values().any(|route| route.kind == RouteKind::REMOTE)
     }
 
-    /// Families of which it is known which sources are pods.
+    /// Whether it is known which clients are pods.
     pub fn detects_pods(&self) -> bool {
         !self.context.detected.is_empty()
     }
 
+    /// Whether the device that a client's packets come in by tells that.
+    pub fn detects_by_device(&self) -> bool {
+        self.detected.devices.is_some()
+    }
+
+    /// Families of which every process in a pod of this node counts as such.
+    pub fn all_pods_count(&self) -> BTreeSet<Family> {
+        self.detected.complete(&self.network)
+    }
+
     fn context(&self, model: &Model) -> Context {
         let node = model.node(&self.settings.node);
-        let detected: BTreeSet<Family> =
-            local_clients(&self.settings, model).into_iter().map(Family::of_net).collect();
         Context {
             node: self.settings.node.clone(),
             zone: node.and_then(|node| node.zone.clone()),
-            addresses: Family::ALL
-                .iter()
-                .filter_map(|family| self.network.node_address(node, *family))
-                .collect(),
-            detected: detected.into_iter().collect(),
+            addresses: self.network.primary(&self.settings, model),
+            detected: self.detected.families().into_iter().collect(),
             masquerade_all: self.settings.masquerade_all,
             proxy_name: self.settings.proxy_name.clone(),
         }
     }
 
     fn replan_node(&mut self, model: &Model) -> Change {
+        self.detected = self.settings.local.detect(&self.settings, model, &self.network);
+        let Detected { ranges, devices } = &self.detected;
         let next = Tables {
             addresses: self.network.addresses(&self.settings, model),
             routes: self.network.routes(&self.settings, model),
-            local_clients: local_clients(&self.settings, model)
-                .into_iter()
-                .flat_map(prefixes)
-                .collect(),
+            local_clients: ranges.iter().copied().flat_map(prefixes).collect(),
+            local_devices: devices.iter().flatten().copied().collect(),
             ..Tables::default()
         };
         let change = Change::between(&self.node, &next);
@@ -278,10 +310,11 @@ impl Planner {
         }
         for key in next_keys.iter().filter(|key| !keeps(**key)) {
             if let Some(loser) = self.claims.add(*key, claim.clone())
-                && let Some(holder) = self.claims.holder(*key)
+                && let Some(holder) = self.claims.holder(*key).cloned()
             {
-                warn_of_conflict(*key, &loser, holder);
+                self.note_conflict(*key, loser, holder);
             }
+            self.check_node_port(owner, *key);
         }
         if !next.frontends.is_empty() {
             self.owners.insert(owner.clone(), next);
@@ -295,9 +328,10 @@ impl Planner {
             Owner::Pod(name) => return self.plan_pod(model, name),
         };
         let plan = compile(model, name, &self.context);
-        match plan.health {
-            Some(health) => _ = self.health.insert(name.clone(), health),
-            None => _ = self.health.remove(name),
+        if plan.health.is_empty() {
+            self.health.remove(name);
+        } else {
+            self.health.insert(name.clone(), plan.health.clone());
         }
         plan
     }
@@ -311,8 +345,8 @@ impl Planner {
         });
         let before = self.shadowed.remove(name).unwrap_or_default();
         for key in shadowed.iter().filter(|key| !before.contains(key)) {
-            if let Some(holder) = self.node_port(*key) {
-                warn_of_conflict(*key, &Owner::Pod(name.clone()), holder);
+            if let Some(holder) = self.node_port(*key).cloned() {
+                self.note_conflict(*key, Owner::Pod(name.clone()), holder);
             }
         }
         if !shadowed.is_empty() {
@@ -323,12 +357,27 @@ impl Planner {
 
     /// Whose node port answers at this address of the node.
     fn node_port(&self, key: FrontendKey) -> Option<&Owner> {
-        let served = |address: &Address| address.flags & Address::NODE_PORT != 0;
-        // Addresses that are not in the map are loopback ones, on which node ports are served too.
-        if !self.node.addresses.get(&key.addr).is_none_or(served) {
-            return None;
+        let served = match self.node.addresses.get(&key.addr) {
+            Some(address) => address.flags & Address::NODE_PORT != 0,
+            // Addresses that are not in the map are loopback ones.
+            None => self.settings.node_port_addresses.include_localhost(Family::of(key.addr.ip())),
+        };
+        let key = FrontendKey { addr: key.addr.wildcard(), ..key };
+        self.claims.holder(key).filter(|_| served)
+    }
+
+    fn note_conflict(&mut self, key: FrontendKey, loser: Owner, holder: Owner) {
+        self.notices.push(Notice { owner: loser, problem: Problem::Claimed { key, holder } });
+    }
+
+    /// Notes a node port that answers to masqueraded flows would come to.
+    fn check_node_port(&mut self, owner: &Owner, key: FrontendKey) {
+        let (first, last) = self.settings.masquerade_ports;
+        let port = key.port.host();
+        if key.addr.is_unspecified() && (first..=last).contains(&port) {
+            let problem = Problem::MasqueradePort(port);
+            self.notices.push(Notice { owner: owner.clone(), problem });
         }
-        self.claims.holder(FrontendKey { addr: key.addr.wildcard(), ..key })
     }
 
     /// What `FRONTENDS` should hold at `key`.
@@ -341,10 +390,4 @@ impl Planner {
 fn pods(model: &Model) -> impl Iterator<Item = Owner> {
     let pods = model.pods().filter(|pod| !pod.host_ports.is_empty());
     pods.map(|pod| Owner::Pod(pod.name.clone()))
-}
-
-fn warn_of_conflict(key: FrontendKey, loser: &Owner, holder: &Owner) {
-    warn!(address = %key.addr, port = key.port.host(), protocol = ?key.protocol, %loser, %holder,
-        "two claim one address and port: a Service comes before a host port, the older before the \
-         younger");
 }

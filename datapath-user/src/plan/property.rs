@@ -133,6 +133,7 @@ fn apply(tables: &mut Tables, change: &Change) {
     tables.addresses.extend(&put.addresses);
     tables.routes.extend(&put.routes);
     tables.local_clients.extend(&put.local_clients);
+    tables.local_devices.extend(&put.local_devices);
     assert_whole(tables);
     for (key, frontend) in &put.frontends {
         tables.frontends.insert(*key, *frontend);
@@ -147,6 +148,7 @@ fn apply(tables: &mut Tables, change: &Change) {
     remove.addresses.iter().for_each(|key| _ = tables.addresses.remove(key));
     remove.routes.iter().for_each(|key| _ = tables.routes.remove(key));
     remove.local_clients.iter().for_each(|key| _ = tables.local_clients.remove(key));
+    remove.local_devices.iter().for_each(|key| _ = tables.local_devices.remove(key));
     assert_whole(tables);
 }
 

@@ -1,7 +1,7 @@
 //! What the operator decides.
 
-use crate::model::{Family, ObjectName};
-use ipnet::IpNet;
+use super::{LocalDetector, NodePortAddresses};
+use crate::model::ObjectName;
 use std::{net::IpAddr, str::FromStr};
 
 /// Who carries packets between pods.
@@ -29,55 +29,6 @@ impl FromStr for Routing {
     }
 }
 
-/// On which of the node's addresses node ports are served.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub enum NodePortAddresses {
-    /// The addresses of the Node object, one per family.
-    #[default]
-    Primary,
-    /// All but loopback addresses.
-    All,
-    /// Those in these ranges. As in kube-proxy, a family without a range is served on all of its
-    /// addresses.
-    Ranges(Vec<IpNet>),
-}
-
-impl NodePortAddresses {
-    /// Whether node ports are served on `address`, given the Node object's addresses.
-    pub fn include(&self, address: IpAddr, primary: &[IpAddr]) -> bool {
-        match self {
-            Self::Primary => primary.contains(&address),
-            Self::All => true,
-            Self::Ranges(ranges) => {
-                let family = Family::of(address);
-                let mut ranges =
-                    ranges.iter().filter(|range| Family::of_net(**range) == family).peekable();
-                ranges.peek().is_none() || ranges.any(|range| range.contains(&address))
-            }
-        }
-    }
-}
-
-impl FromStr for NodePortAddresses {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "primary" => Ok(Self::Primary),
-            "all" => Ok(Self::All),
-            list => list
-                .split(',')
-                .map(|range| {
-                    range.trim().parse().map_err(|error| {
-                        format!("{range:?} is not a range of addresses ({error}), primary or all")
-                    })
-                })
-                .collect::<Result<_, _>>()
-                .map(Self::Ranges),
-        }
-    }
-}
-
 /// What the planner needs to know besides the cluster.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Settings {
@@ -88,12 +39,16 @@ pub struct Settings {
     pub proxy_name: Option<String>,
     /// The source address of everything sent to a cluster address is replaced.
     pub masquerade_all: bool,
-    /// Addresses of pods; empty: the podCIDRs of all Nodes.
-    pub cluster_cidrs: Vec<IpNet>,
+    /// How pods of this node are told from other clients.
+    pub local: LocalDetector,
+    /// Counts as the node's primary address of its family, in place of that of its Node object.
+    pub primary: Option<IpAddr>,
     /// Who carries packets between pods.
     pub routing: Routing,
     /// Where node ports are served.
     pub node_port_addresses: NodePortAddresses,
+    /// First and last source port given to flows whose source address is replaced.
+    pub masquerade_ports: (u16, u16),
 }
 
 impl Settings {
@@ -103,9 +58,11 @@ impl Settings {
             node: ObjectName::cluster(node),
             proxy_name: None,
             masquerade_all: false,
-            cluster_cidrs: Vec::new(),
+            local: LocalDetector::default(),
+            primary: None,
             routing: Routing::default(),
             node_port_addresses: NodePortAddresses::default(),
+            masquerade_ports: (1024, 29_999),
         }
     }
 }

@@ -30,6 +30,8 @@ pub struct Tables {
     pub routes: HashMap<LpmKey, Route>,
     /// `LOCAL_CLIENTS`.
     pub local_clients: HashSet<LpmKey>,
+    /// `LOCAL_DEVICES`.
+    pub local_devices: HashSet<u32>,
 }
 
 /// The keys of entries that must go, map by map.
@@ -53,6 +55,8 @@ pub struct Keys {
     pub routes: Vec<LpmKey>,
     /// `LOCAL_CLIENTS`.
     pub local_clients: Vec<LpmKey>,
+    /// `LOCAL_DEVICES`.
+    pub local_devices: Vec<u32>,
 }
 
 impl Tables {
@@ -68,9 +72,11 @@ impl Tables {
             addresses,
             routes,
             local_clients,
+            local_devices,
         } = self;
         let of_services = services.len() + backends.len() + slots.len() + members.len();
-        let of_node = addresses.len() + routes.len() + local_clients.len();
+        let clients = local_clients.len() + local_devices.len();
+        let of_node = addresses.len() + routes.len() + clients;
         of_services + source_ranges.len() + frontends.len() + of_node
     }
 
@@ -93,9 +99,11 @@ impl Keys {
             addresses,
             routes,
             local_clients,
+            local_devices,
         } = self;
         let of_services = services.len() + backends.len() + slots.len() + members.len();
-        let of_node = addresses.len() + routes.len() + local_clients.len();
+        let clients = local_clients.len() + local_devices.len();
+        let of_node = addresses.len() + routes.len() + clients;
         of_services + source_ranges.len() + frontends.len() + of_node
     }
 
@@ -130,6 +138,7 @@ impl Change {
             addresses,
             routes,
             local_clients,
+            local_devices,
         } = desired;
         Self {
             put: Tables {
@@ -142,6 +151,7 @@ impl Change {
                 addresses: missing(&actual.addresses, addresses),
                 routes: missing(&actual.routes, routes),
                 local_clients: local_clients.difference(&actual.local_clients).copied().collect(),
+                local_devices: local_devices.difference(&actual.local_devices).copied().collect(),
             },
             remove: Keys {
                 services: stale(&actual.services, services),
@@ -153,6 +163,7 @@ impl Change {
                 addresses: stale(&actual.addresses, addresses),
                 routes: stale(&actual.routes, routes),
                 local_clients: actual.local_clients.difference(local_clients).copied().collect(),
+                local_devices: actual.local_devices.difference(local_devices).copied().collect(),
             },
         }
     }

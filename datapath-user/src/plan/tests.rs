@@ -486,6 +486,7 @@ pub(super) fn network() -> Network {
         uplinks: vec![Uplink { device: 2, mtu: 1500, mac: [1; 6] }],
         uplink_addresses: vec![ip("172.18.0.2"), ip("fc00:f853::2")],
         pods: BTreeMap::from([(ip("10.10.1.2"), pod)]),
+        pod_devices: Vec::new(),
         host_addresses: ["172.18.0.2", "fc00:f853::2", "10.10.1.1"].map(ip).into(),
         routes: [("10.10.2.0/24".parse().expect("a range"), ip("172.18.0.3"), 2)].into(),
     }

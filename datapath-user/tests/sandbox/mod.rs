@@ -108,6 +108,7 @@ impl Sandbox {
             mtu: 1500,
             peer_elsewhere: true,
             loopback: false,
+            bridge: None,
             up: true,
         }
     }

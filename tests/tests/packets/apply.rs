@@ -26,6 +26,7 @@ impl Node {
             addresses,
             routes,
             local_clients,
+            local_devices,
         } = tables;
         self.put_hash("BACKENDS", backends);
         self.put_hash("SLOTS", slots);
@@ -34,6 +35,7 @@ impl Node {
         self.put_trie("SOURCE_RANGES", source_ranges.iter().map(|key| (source_range(key), 0_u8)));
         self.put_trie("ROUTES", routes.iter().map(|(key, route)| (range(key), *route)));
         self.put_trie("LOCAL_CLIENTS", local_clients.iter().map(|key| (range(key), 0_u8)));
+        self.put_hash("LOCAL_DEVICES", &local_devices.iter().map(|key| (*key, 0_u8)).collect());
         self.put_hash("FRONTENDS", frontends);
     }
 
@@ -48,6 +50,7 @@ impl Node {
             addresses,
             routes,
             local_clients,
+            local_devices,
         } = keys;
         self.remove_hash::<_, Frontend>("FRONTENDS", frontends);
         self.remove_hash::<_, u32>("SLOTS", slots);
@@ -57,6 +60,7 @@ impl Node {
         self.remove_trie::<_, u8>("SOURCE_RANGES", source_ranges.iter().map(source_range));
         self.remove_trie::<_, Route>("ROUTES", routes.iter().map(range));
         self.remove_trie::<_, u8>("LOCAL_CLIENTS", local_clients.iter().map(range));
+        self.remove_hash::<_, u8>("LOCAL_DEVICES", local_devices);
     }
 
     fn put_hash<K: Pod, V: Pod>(&mut self, name: &str, entries: &HashMap<K, V>) {

@@ -6,6 +6,7 @@
 
 mod apply;
 mod budget;
+mod detector;
 mod evasion;
 mod frame;
 mod gone;

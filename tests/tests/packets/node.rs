@@ -187,6 +187,11 @@ impl Node {
         self.prefix("LOCAL_CLIENTS", LpmKey::new(addr(range), prefix), 0_u8);
     }
 
+    /// A device whose clients count as pods, where devices decide.
+    pub(crate) fn local_device(&mut self, device: u32) {
+        self.put("LOCAL_DEVICES", device, 0_u8);
+    }
+
     fn prefix<V: bytemuck::Pod>(&mut self, name: &str, key: LpmKey, value: V) {
         let key = Key::new(key.prefix_len, Abi(key.addr.0));
         self.trie(name).insert(&key, Abi(value), 0).expect("an entry is written");

@@ -26,6 +26,8 @@ pub struct Device {
     pub peer_elsewhere: bool,
     /// Whether it is a loopback device.
     pub loopback: bool,
+    /// Index of the bridge, or other device, that it is a port of.
+    pub bridge: Option<u32>,
     /// Whether it is up.
     pub up: bool,
 }
@@ -178,7 +180,16 @@ mod tests {
     fn device(index: u32, name: &str, peer_elsewhere: bool) -> Device {
         let loopback = name == "lo";
         let mac = [2, 0, 0, 0, 0, index as u8];
-        Device { index, name: name.into(), mac, mtu: 1500, peer_elsewhere, loopback, up: true }
+        Device {
+            index,
+            name: name.into(),
+            mac,
+            mtu: 1500,
+            peer_elsewhere,
+            loopback,
+            bridge: None,
+            up: true,
+        }
     }
 
     fn ip(text: &str) -> IpAddr {

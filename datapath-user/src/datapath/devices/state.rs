@@ -135,6 +135,7 @@ fn device(message: &LinkMessage) -> Option<Device> {
         mtu: 0,
         peer_elsewhere: false,
         loopback: flags.contains(LinkFlags::Loopback),
+        bridge: None,
         up: flags.contains(LinkFlags::Up),
     };
     let (mut pair, mut elsewhere) = (false, false);
@@ -146,6 +147,7 @@ fn device(message: &LinkMessage) -> Option<Device> {
             }
             LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::Controller(bridge) => device.bridge = Some(*bridge),
             LinkAttribute::LinkInfo(infos) => {
                 pair = infos.iter().any(|info| match info {
                     LinkInfo::Kind(kind) => matches!(kind, InfoKind::Veth | InfoKind::Netkit),

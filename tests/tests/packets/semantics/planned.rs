@@ -4,7 +4,7 @@ use super::{HERE, SERVED, Shape, own};
 use datapath_user::{
     k8s,
     model::{Event, Kind, Model, ObjectName},
-    plan::{Network, Planner, PodAddress, Routing, Settings, Tables, Uplink},
+    plan::{LocalDetector, Network, Planner, PodAddress, Routing, Settings, Tables, Uplink},
 };
 use lab::{
     semantics::{
@@ -37,7 +37,8 @@ impl Planned {
     pub(super) fn empty(shape: Shape) -> Self {
         let mut settings = Settings::new(HERE.name);
         settings.routing = if shape.native { Routing::Native } else { Routing::None };
-        settings.cluster_cidrs = POD_RANGES.map(|range| range.parse().expect("a range")).to_vec();
+        let ranges = POD_RANGES.map(|range| range.parse().expect("a range"));
+        settings.local = LocalDetector::Ranges(ranges.to_vec());
         settings.masquerade_all = shape.masquerade_all;
         if shape.ranges {
             settings.node_port_addresses = SERVED.join(",").parse().expect("ranges");
