@@ -8,6 +8,7 @@ mod planned;
 mod tables;
 
 use crate::node::{NODE, NODE6};
+use datapath_user::plan::Routing;
 use kernel::Kernel;
 use lab::{
     semantics::{
@@ -68,8 +69,7 @@ fn packets(cluster: &Cluster) -> impl Iterator<Item = Packet> {
 /// How the node is configured.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
-    /// Whether pods are routed by us.
-    native: bool,
+    routing: Routing,
     /// `masqueradeAll`.
     masquerade_all: bool,
     /// Whether node ports are served on the addresses in [`SERVED`] instead of the node's own.
@@ -82,8 +82,9 @@ struct Shape {
 const SERVED: [&str; 2] = ["10.0.0.0/8", "fd00::/8"];
 
 fn shape() -> impl Strategy<Value = Shape> {
-    any::<[bool; 4]>().prop_map(|[native, masquerade_all, ranges, loopback]| Shape {
-        native,
+    let routing = prop_oneof![Just(Routing::Native), Just(Routing::None)];
+    (routing, any::<[bool; 3]>()).prop_map(|(routing, [masquerade_all, ranges, loopback])| Shape {
+        routing,
         masquerade_all,
         ranges,
         loopback,

@@ -4,7 +4,7 @@ use super::{HERE, SERVED, Shape, own};
 use datapath_user::{
     k8s,
     model::{Event, Kind, Model, ObjectName},
-    plan::{LocalDetector, Network, Planner, PodAddress, Routing, Settings, Tables, Uplink},
+    plan::{LocalDetector, Network, Planner, PodAddress, Settings, Tables, Uplink},
 };
 use lab::{
     semantics::{
@@ -36,7 +36,7 @@ impl Planned {
     /// A planner that knows no object yet.
     pub(super) fn empty(shape: Shape) -> Self {
         let mut settings = Settings::new(HERE.name);
-        settings.routing = if shape.native { Routing::Native } else { Routing::None };
+        settings.routing = shape.routing;
         let ranges = POD_RANGES.map(|range| range.parse().expect("a range"));
         settings.local = LocalDetector::Ranges(ranges.to_vec());
         settings.masquerade_all = shape.masquerade_all;
