@@ -138,17 +138,18 @@ impl Hunt {
             return Ok(None);
         }
         thread::sleep(SECOND_LOOK);
-        for probe in doubtful {
-            if let Some(difference) = self.look(&probe)? {
+        for first in doubtful {
+            if let Some(difference) = self.look(&first.probe)? {
                 return Ok(Some(difference));
             }
             self.late += 1;
+            println!("right only at a second look: {}\n{}", first.probe, first.text);
         }
         Ok(None)
     }
 
     /// The probes that show a difference.
-    fn doubtful(&self, probes: &[Probe]) -> Result<Vec<Probe>> {
+    fn doubtful(&self, probes: &[Probe]) -> Result<Vec<Difference>> {
         let next = Mutex::new(probes.iter());
         let found = Mutex::new(Vec::new());
         thread::scope(|scope| {
@@ -159,9 +160,7 @@ impl Hunt {
                         let Some(probe) = probe else { break };
                         let looked = self.look(probe);
                         let Ok(mut found) = found.lock() else { break };
-                        found.extend(
-                            looked.map(|difference| difference.map(|it| it.probe)).transpose(),
-                        );
+                        found.extend(looked.transpose());
                     }
                 });
             }

@@ -35,10 +35,9 @@ use tracing_subscriber::EnvFilter;
 const MINUTES: f64 = 2.0;
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new("warn"))
-        .with_writer(std::io::stderr)
-        .init();
+    // The client of an API server that is about to start has much to say.
+    let filter = EnvFilter::new("warn,kube_client=off");
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let mut suite = Suite::from_arguments();
     let name = "differential::kube_proxy_nftables";
     match unable() {
