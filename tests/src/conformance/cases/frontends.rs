@@ -223,6 +223,15 @@ fn load_balancers() -> Vec<Case> {
         .endpoints(&[NEAR])
         .expect(&[NODE], VIP, masked(&[NEAR]))
         .expect(&[POD, AWAY_NODE, OUTSIDE_CLIENT], VIP, silence()),
+        case(
+            "1.2",
+            "lb-source-ranges-nobody-serves",
+            "Who may not come is not told either that nobody serves",
+        )
+        .service(balanced(json!({"loadBalancerSourceRanges": [&one4, &one6]})))
+        .endpoints(&[])
+        .expect(&[OUTSIDE_CLIENT], VIP, refused())
+        .expect(&[POD, NODE], VIP, silence()),
         case("1.2", "lb-address-removed", "An address that the load balancer loses is not served")
             .service(balanced(json!({})))
             .endpoints(&[NEAR])
