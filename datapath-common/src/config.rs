@@ -29,7 +29,7 @@ impl ConfigFlags {
     pub const ALL_PODS_V6: Self = Self(1 << 5);
     /// The node's own processes reach node ports at 127.0.0.0/8.
     pub const LOCALHOST_V4: Self = Self(1 << 6);
-    /// Likewise at ::1.
+    /// Likewise at `::1`.
     pub const LOCALHOST_V6: Self = Self(1 << 7);
 
     /// Whether all bits of `other` are set.

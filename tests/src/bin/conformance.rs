@@ -47,15 +47,15 @@ fn run(options: &Options) -> Result<bool> {
     let mut matrix = Matrix::default();
     for column in columns {
         let outcomes = conformance::run(&world, *column, &cases, |case, outcome| {
-            let word = if outcome.is_good() { "ok" } else { "FAILED" };
+            let came_to = if outcome.is_good() { "ok" } else { "FAILED" };
             let seconds = outcome.time.as_secs_f64();
-            say(&format!("{column} {} {word} ({seconds:.1} s)", case.name));
+            say(&format!("{column} {} {came_to} ({seconds:.1} s)", case.name));
             outcome.problems().for_each(|problem| say(&format!("    {problem}")));
         })?;
         matrix.columns.insert(*column, outcomes);
     }
     world.lab.down()?;
-    say(&matrix.print(&cases));
+    say(&matrix.print(&cases)?);
     if *write {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/conformance.md");
         let page = matrix.page(&cases)?;

@@ -12,7 +12,7 @@ use serde_json::json;
 use std::{thread, time::Duration};
 
 /// How long the control plane may take to be back.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How long a proxy has to notice that its Node is gone.
 const NOTICE: Duration = Duration::from_secs(3);
 

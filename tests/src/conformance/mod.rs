@@ -14,7 +14,9 @@ pub mod place;
 mod probe;
 pub mod report;
 mod run;
+mod slices;
 pub mod trial;
+mod want;
 pub mod world;
 
 use crate::proxy::Kind;

@@ -125,33 +125,39 @@ impl Endpoint {
     }
 
     /// With these conditions: `ready`, `serving`, `terminating`.
+    #[must_use]
     pub const fn conditions(mut self, conditions: [Option<bool>; 3]) -> Self {
         self.conditions = conditions;
         self
     }
 
     /// Not ready.
+    #[must_use]
     pub const fn unready(self) -> Self {
         self.conditions([Some(false), Some(false), Some(false)])
     }
 
     /// Terminating, and still serving.
+    #[must_use]
     pub const fn draining(self) -> Self {
         self.conditions([Some(false), Some(true), Some(true)])
     }
 
     /// Terminating, and no longer serving.
+    #[must_use]
     pub const fn ending(self) -> Self {
         self.conditions([Some(false), Some(false), Some(true)])
     }
 
     /// With a hint for a zone.
+    #[must_use]
     pub const fn for_zone(mut self, zone: &'static str) -> Self {
         self.zone = Some(zone);
         self
     }
 
     /// With a hint for a node.
+    #[must_use]
     pub const fn for_node(mut self, node: &'static NodeSpec) -> Self {
         self.hinted_node = Some(node.name);
         self
@@ -275,12 +281,14 @@ pub const FREE_IP: Target = target(Address::Free);
 
 impl Target {
     /// At another port.
+    #[must_use]
     pub const fn port(mut self, port: u16) -> Self {
         self.port = port;
         self
     }
 
     /// Of another Service of the case.
+    #[must_use]
     pub const fn of(mut self, service: &'static str) -> Self {
         self.service = service;
         self
@@ -302,7 +310,7 @@ impl std::fmt::Display for Target {
             Address::Cluster => f.write_str("ClusterIP")?,
             Address::Node(node) if node.name == HOME.name => f.write_str("NodePort")?,
             Address::Node(node) if node.name == AWAY.name => {
-                f.write_str("NodePort of another node")?
+                f.write_str("NodePort of another node")?;
             }
             Address::Node(_) => f.write_str("NodePort of a third node")?,
             Address::Loopback => f.write_str("NodePort on localhost")?,

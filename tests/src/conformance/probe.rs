@@ -9,7 +9,7 @@ use crate::{
     proto::{Ask, Verdict},
     topology::{Family, NodeSpec, OUTSIDE_ADDRESS},
 };
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -176,6 +176,34 @@ impl Probe {
                 trial.lab().pod(client.space).is_ok_and(|pod| source == pod.address.get(family))
             }
         }
+    }
+}
+
+impl Trial<'_> {
+    /// Does the same for all families and these ways, side by side.
+    pub fn everywhere(
+        &self,
+        ways: &[Way],
+        body: impl Fn(Family, Way) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let body = &body;
+        let problems: Vec<String> = thread::scope(|scope| {
+            let tasks: Vec<_> = Family::ALL
+                .into_iter()
+                .flat_map(|family| ways.iter().map(move |way| (family, *way)))
+                .map(|(family, way)| {
+                    scope.spawn(move || {
+                        body(family, way).map_err(|error| format!("{way} IP{family}: {error:#}"))
+                    })
+                })
+                .collect();
+            let results = tasks.into_iter().map(|task| {
+                task.join().unwrap_or_else(|_panic| Err("panicked, see above".to_owned()))
+            });
+            results.filter_map(Result::err).collect()
+        });
+        ensure!(problems.is_empty(), "{}", problems.join("; "));
+        Ok(())
     }
 }
 

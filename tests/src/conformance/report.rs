@@ -33,37 +33,38 @@ impl Matrix {
     }
 
     /// One line for each case, and the total.
-    pub fn print(&self, cases: &[Case]) -> String {
+    pub fn print(&self, cases: &[Case]) -> Result<String> {
         let mut text = format!("{:<8} {:<44}", "section", "case");
         for column in self.columns.keys() {
-            text += &format!(" {:<9}", column.to_string());
+            write!(text, " {:<9}", column.to_string())?;
         }
         text += "\n";
         for case in cases {
-            text += &format!("{:<8} {:<44}", case.section, case.name);
+            write!(text, "{:<8} {:<44}", case.section, case.name)?;
             for (column, outcomes) in &self.columns {
                 let word =
                     outcomes.get(case.name).map_or("-", |outcome| word(case, *column, outcome));
-                text += &format!(" {word:<9}");
+                write!(text, " {word:<9}")?;
             }
             text.truncate(text.trim_end().len());
             text += "\n";
         }
         for (column, name, outcome) in self.failures() {
             for problem in outcome.problems() {
-                text += &format!("FAILED {name} ({column}): {problem}\n");
+                writeln!(text, "FAILED {name} ({column}): {problem}")?;
             }
         }
         let (of_ours, of_modes) = deviations(cases);
-        text += &format!(
+        writeln!(
+            text,
             "{} cases, {} of ours unlike kube-proxy nftables on purpose, {} where only iptables mode \
-             differs, {} failed\n",
+             differs, {} failed",
             cases.len(),
             of_ours.len(),
             of_modes.len(),
             self.failures().count()
-        );
-        text
+        )?;
+        Ok(text)
     }
 
     /// The page. Every column and every case must have been run, and be as the table says.

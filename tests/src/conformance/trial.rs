@@ -2,10 +2,10 @@
 
 use super::{
     Column,
-    case::{Act, Case, Check, Slice, Step, find},
-    place::{Address, Client, Endpoint, Entry, HOME, Target, Way},
+    case::{Act, Case, Check, Step, find},
+    place::{Address, Client, Entry, Target, Way},
     probe,
-    world::{World, serve_sctp, slice},
+    world::{World, serve_sctp},
 };
 use crate::{
     Lab,
@@ -24,7 +24,6 @@ use std::{
         Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
 };
 
 /// Addresses of the Services' ranges that the API server gives only to those who ask for them.
@@ -201,76 +200,23 @@ impl<'a> Trial<'a> {
         self.lab().delete_service(&self.name(name))
     }
 
-    /// Sets a Service's endpoints.
-    pub fn set_endpoints(&self, name: &'static str, endpoints: &[Endpoint]) -> Result<()> {
-        self.put_slices(name, &[Slice { endpoints: endpoints.to_vec(), more: json!({}) }])
-    }
-
-    fn put_slices(&self, name: &'static str, slices: &[Slice]) -> Result<()> {
-        let mut objects = Vec::new();
-        for (index, Slice { endpoints, more }) in slices.iter().enumerate() {
-            let mut ports: Vec<u16> = endpoints.iter().map(|endpoint| endpoint.port).collect();
-            ports.sort_unstable();
-            ports.dedup();
-            if ports.is_empty() {
-                ports.push(POD_PORT);
-            }
-            for port in ports {
-                for family in Family::ALL {
-                    let entries = endpoints
-                        .iter()
-                        .filter(|endpoint| endpoint.port == port)
-                        .map(|endpoint| {
-                            Ok(endpoint.entry(self.lab().pod(endpoint.pod)?.address.get(family)))
-                        })
-                        .collect::<Result<Vec<_>>>()?;
-                    let whole = self.name(name);
-                    let own = format!("{whole}-{family}-{port}-{index}");
-                    let mut object = slice(&own, &whole, family, &slice_ports(port), &entries);
-                    merge(&mut object, more);
-                    objects.push(object);
-                }
-            }
-        }
-        let names: BTreeSet<String> = objects
-            .iter()
-            .filter_map(|object| object["metadata"]["name"].as_str().map(Into::into))
-            .collect();
-        let api = self.lab().api()?;
-        api.apply_slices(objects)?;
-        let old = lock(&self.state).slices.insert(name, names.clone()).unwrap_or_default();
+    /// The proxies have something new to see.
+    pub(super) fn note_change(&self) {
         self.changed.store(true, Ordering::Relaxed);
-        api.delete_slices(old.difference(&names).cloned().collect())
     }
 
-    /// Slices with one endpoint that has the addresses of all these pods.
-    pub fn put_addresses(&self, endpoints: &[Endpoint]) -> Result<()> {
-        let ips = |family| {
-            let ip = |end: &Endpoint| Ok(json!(self.lab().pod(end.pod)?.address.get(family)));
-            endpoints.iter().map(ip).collect::<Result<Vec<_>>>()
-        };
-        for family in Family::ALL {
-            let entry = json!({"addresses": ips(family)?, "nodeName": HOME.name});
-            self.put_raw(&format!("many-{family}"), family, &[entry], &json!({}))?;
-        }
-        Ok(())
-    }
-
-    /// One slice beside the others.
-    pub fn put_raw(
+    /// Notes the names of a Service's slices; those from before come back.
+    pub(super) fn replace_slices(
         &self,
-        suffix: &str,
-        family: Family,
-        entries: &[Value],
-        more: &Value,
-    ) -> Result<()> {
-        let name = self.name(suffix);
-        let mut object = slice(&name, &self.name(""), family, &slice_ports(POD_PORT), entries);
-        merge(&mut object, more);
-        self.lab().api()?.apply_slices(vec![object])?;
+        service: &'static str,
+        names: BTreeSet<String>,
+    ) -> BTreeSet<String> {
+        lock(&self.state).slices.insert(service, names).unwrap_or_default()
+    }
+
+    /// Notes a slice beside them.
+    pub(super) fn add_slice(&self, name: String) {
         lock(&self.state).slices.entry("raw").or_default().insert(name);
-        self.changed.store(true, Ordering::Relaxed);
-        Ok(())
     }
 
     /// Makes pods with the case's label.
@@ -388,32 +334,6 @@ impl<'a> Trial<'a> {
         socket.map_err(|verdict| anyhow!("{way} IP{family} from {}: {verdict}", client.label))
     }
 
-    /// Does the same for all families and these ways, side by side.
-    pub fn everywhere(
-        &self,
-        ways: &[Way],
-        body: impl Fn(Family, Way) -> Result<()> + Sync,
-    ) -> Result<()> {
-        let body = &body;
-        let problems: Vec<String> = thread::scope(|scope| {
-            let tasks: Vec<_> = Family::ALL
-                .into_iter()
-                .flat_map(|family| ways.iter().map(move |way| (family, *way)))
-                .map(|(family, way)| {
-                    scope.spawn(move || {
-                        body(family, way).map_err(|error| format!("{way} IP{family}: {error:#}"))
-                    })
-                })
-                .collect();
-            let results = tasks.into_iter().map(|task| {
-                task.join().unwrap_or_else(|_panic| Err("panicked, see above".to_owned()))
-            });
-            results.filter_map(Result::err).collect()
-        });
-        ensure!(problems.is_empty(), "{}", problems.join("; "));
-        Ok(())
-    }
-
     /// Takes away what the case has made.
     pub(super) fn clear(&self) -> Result<()> {
         let State { services, slices, pods } = std::mem::take(&mut *lock(&self.state));
@@ -438,13 +358,7 @@ fn service_ports() -> Value {
     PROTOCOLS.map(port).to_vec().into()
 }
 
-/// The same of a slice.
-fn slice_ports(number: u16) -> Value {
-    let port = |protocol: &str| json!({"name": protocol.to_lowercase(), "port": number, "protocol": protocol});
-    PROTOCOLS.map(port).to_vec().into()
-}
-
-const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
+pub(super) const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
 
 /// Removes a field of an object.
 fn take(object: &mut Value, field: &str) -> Option<Value> {

@@ -20,7 +20,7 @@ const MOVE: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_millis(300);
 
 pub(super) fn cases() -> Vec<Case> {
-    [datagrams(), frontends(), connections(), large()].into_iter().flatten().collect()
+    [datagrams(), ended(), frontends(), connections(), large()].into_iter().flatten().collect()
 }
 
 /// Who asks what: each client by the frontend that it would use.
@@ -34,18 +34,13 @@ const CLIENTS: [(Client, Target); 5] = [
 const DATAGRAMS: &[Way] = &[UDP, CONNECTED_UDP];
 
 fn datagrams() -> Vec<Case> {
-    const STUCK: &str =
-        "kube-proxy 1.36 leaves UDP flows with the old pod then (kubernetes #139628)";
-    const FORGOTTEN: &str =
-        "kube-proxy 1.36 forgets the UDP flows of a deleted Service (kubernetes PR #141371)";
-    let all = json!({"type": "LoadBalancer", "externalIPs": true});
     vec![
         case(
             "1.10",
             "udp-moves",
             "A UDP client with an open socket follows when its endpoint goes",
         )
-        .service(all.clone())
+        .service(json!({"type": "LoadBalancer", "externalIPs": true}))
         .endpoints(&[NEAR])
         .expect(&[POD, OUTSIDE_CLIENT], VIP, super::super::case::masked(&[NEAR]))
         .check(
@@ -98,6 +93,17 @@ fn datagrams() -> Vec<Case> {
             }
             Ok(())
         }),
+    ]
+}
+
+/// Nobody is left to answer.
+fn ended() -> Vec<Case> {
+    const STUCK: &str =
+        "kube-proxy 1.36 leaves UDP flows with the old pod then (kubernetes #139628)";
+    const FORGOTTEN: &str =
+        "kube-proxy 1.36 forgets the UDP flows of a deleted Service (kubernetes PR #141371)";
+    let all = json!({"type": "LoadBalancer", "externalIPs": true});
+    vec![
         case(
             "1.10",
             "udp-zero-endpoints",

@@ -15,12 +15,15 @@ pub(super) fn cases() -> Vec<Case> {
     [sources(), special()].into_iter().flatten().collect()
 }
 
+/// Why kube-proxy does otherwise without clusterCIDR.
+const UNKNOWN: &str = "without clusterCIDR kube-proxy knows no pods, and hides and favours none; \
+                       ours then takes the nodes' podCIDRs";
+/// Why a pod is not masqueraded to itself.
+const ITSELF_DIRECTLY: &str = "a pod that gets itself at the socket talks to itself directly";
+
 /// The rows of the reference's list.
 fn sources() -> Vec<Case> {
     let local = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local"});
-    const UNKNOWN: &str = "without clusterCIDR kube-proxy knows no pods, and hides and favours none; \
-                           ours then takes the nodes' podCIDRs";
-    const ITSELF_DIRECTLY: &str = "a pod that gets itself at the socket talks to itself directly";
     vec![
         case(
             "1.6",

@@ -11,7 +11,7 @@ use super::super::{
 use serde_json::json;
 
 pub(super) fn cases() -> Vec<Case> {
-    [internal(), external(), nothing()].into_iter().flatten().collect()
+    [internal(), external(), changes(), nothing()].into_iter().flatten().collect()
 }
 
 fn internal() -> Vec<Case> {
@@ -150,8 +150,14 @@ fn external() -> Vec<Case> {
             .expect(&[POD], NODE_PORT, reach(&[FAR]))
             .endpoints(&[NEAR.ending(), FAR])
             .expect(&[OUTSIDE_CLIENT], NODE_PORT, silence()),
+    ]
+}
+
+/// Changes, and both policies at once.
+fn changes() -> Vec<Case> {
+    vec![
         case("1.4", "external-changes", "The external policy changed live")
-            .service(local)
+            .service(json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local"}))
             .endpoints(&[NEAR, FAR])
             .expect(&[OUTSIDE_CLIENT], NODE_PORT, reach(&[NEAR]))
             .patch(json!({"spec": {"externalTrafficPolicy": "Cluster"}}))

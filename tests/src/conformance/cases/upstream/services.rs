@@ -7,6 +7,7 @@ use super::super::super::{
         AWAY, AWAY_NODE_PORT, AWAY_POD, CLUSTER_IP, CONNECTED_UDP, EXTERNAL_IP, Endpoint, FAR,
         HOME, ITSELF, NEAR, NEAR_2, NODE, NODE_PORT, OUTSIDE_CLIENT, POD, SCTP, TCP, THIRD, UDP,
     },
+    trial::Trial,
 };
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -101,7 +102,7 @@ fn pods() -> Vec<Case> {
     ]
 }
 
-fn unready_and_terminating(trial: &super::super::super::trial::Trial<'_>) -> Result<()> {
+fn unready_and_terminating(trial: &Trial<'_>) -> Result<()> {
     trial.set_ready("1", false)?;
     trial.lab().terminate_pod(&trial.name("1"))
 }
@@ -202,6 +203,10 @@ fn changes() -> Vec<Case> {
 }
 
 fn types() -> Vec<Case> {
+    [node_ports(), external_names()].into_iter().flatten().collect()
+}
+
+fn external_names() -> Vec<Case> {
     let external_name = || {
         json!({"spec": {
             "type": "ExternalName", "externalName": "example.com", "clusterIP": null,
@@ -216,42 +221,6 @@ fn types() -> Vec<Case> {
     let named =
         json!({"type": "ExternalName", "externalName": "example.com", "ipFamilyPolicy": null});
     vec![
-        case("2", "up-node-port", "should be able to create a functioning NodePort service")
-            .service(json!({"type": "NodePort"}))
-            .endpoints(&[NEAR, FAR])
-            .expect(&[POD, NODE], CLUSTER_IP, reach(&[NEAR, FAR]))
-            .expect(&[POD, NODE, OUTSIDE_CLIENT], NODE_PORT, masked(&[NEAR, FAR]))
-            .but_for(NODE, &[SCTP], SOCKETS, silence(), NO_SCTP_HOOK)
-            .expect(&[POD, NODE, OUTSIDE_CLIENT], AWAY_NODE_PORT, masked(&[NEAR, FAR])),
-        case(
-            "2",
-            "up-external-ip",
-            "should be possible to connect to a service via ExternalIP when the external IP is not \
-             assigned to a node",
-        )
-        .service(json!({"externalIPs": true}))
-        .endpoints(&[NEAR, FAR])
-        .expect(&[POD], EXTERNAL_IP, masked(&[NEAR, FAR])),
-        case(
-            "2",
-            "up-type-and-protocols",
-            "should be able to update service type to NodePort listening on same port number but \
-             different protocols",
-        )
-        .service(json!({"ports": [
-            {"name": "tcp", "port": 80, "targetPort": 8080, "protocol": "TCP"},
-        ]}))
-        .endpoints(&[NEAR])
-        .expect(&[POD], CLUSTER_IP, reach(&[NEAR]))
-        .over(&[TCP])
-        .patch(json!({"spec": {"type": "NodePort", "ports": [
-            {"name": "tcp", "port": 80, "targetPort": 8080, "protocol": "TCP"},
-            {"name": "udp", "port": 80, "targetPort": 8080, "protocol": "UDP"},
-        ]}}))
-        .expect(&[OUTSIDE_CLIENT], NODE_PORT, masked(&[NEAR]))
-        .over(&[TCP, UDP])
-        .expect(&[POD], CLUSTER_IP, reach(&[NEAR]))
-        .over(&[TCP, UDP]),
         case(
             "2",
             "up-name-to-cluster",
@@ -293,6 +262,47 @@ fn types() -> Vec<Case> {
         .expect(&[POD], CLUSTER_IP, silence())
         .expect(&[OUTSIDE_CLIENT], NODE_PORT, refused())
         .over(&[TCP, CONNECTED_UDP]),
+    ]
+}
+
+fn node_ports() -> Vec<Case> {
+    vec![
+        case("2", "up-node-port", "should be able to create a functioning NodePort service")
+            .service(json!({"type": "NodePort"}))
+            .endpoints(&[NEAR, FAR])
+            .expect(&[POD, NODE], CLUSTER_IP, reach(&[NEAR, FAR]))
+            .expect(&[POD, NODE, OUTSIDE_CLIENT], NODE_PORT, masked(&[NEAR, FAR]))
+            .but_for(NODE, &[SCTP], SOCKETS, silence(), NO_SCTP_HOOK)
+            .expect(&[POD, NODE, OUTSIDE_CLIENT], AWAY_NODE_PORT, masked(&[NEAR, FAR])),
+        case(
+            "2",
+            "up-external-ip",
+            "should be possible to connect to a service via ExternalIP when the external IP is not \
+             assigned to a node",
+        )
+        .service(json!({"externalIPs": true}))
+        .endpoints(&[NEAR, FAR])
+        .expect(&[POD], EXTERNAL_IP, masked(&[NEAR, FAR])),
+        case(
+            "2",
+            "up-type-and-protocols",
+            "should be able to update service type to NodePort listening on same port number but \
+             different protocols",
+        )
+        .service(json!({"ports": [
+            {"name": "tcp", "port": 80, "targetPort": 8080, "protocol": "TCP"},
+        ]}))
+        .endpoints(&[NEAR])
+        .expect(&[POD], CLUSTER_IP, reach(&[NEAR]))
+        .over(&[TCP])
+        .patch(json!({"spec": {"type": "NodePort", "ports": [
+            {"name": "tcp", "port": 80, "targetPort": 8080, "protocol": "TCP"},
+            {"name": "udp", "port": 80, "targetPort": 8080, "protocol": "UDP"},
+        ]}}))
+        .expect(&[OUTSIDE_CLIENT], NODE_PORT, masked(&[NEAR]))
+        .over(&[TCP, UDP])
+        .expect(&[POD], CLUSTER_IP, reach(&[NEAR]))
+        .over(&[TCP, UDP]),
         case("2", "up-release", "should release NodePorts on delete")
             .service(json!({"type": "NodePort"}))
             .endpoints(&[NEAR])
@@ -348,10 +358,14 @@ fn restarts() -> Vec<Case> {
             .service(json!({}))
             .endpoints(&[NEAR, FAR])
             .expect(&[POD, NODE], CLUSTER_IP, reach(&[NEAR, FAR]))
-            .then("the API server is killed and started", |trial| trial.restart_api_server())
+            .then("the API server is killed and started", restart_api_server)
             .expect(&[POD, NODE], CLUSTER_IP, reach(&[NEAR, FAR]))
             .service_named("second", json!({}))
             .endpoints_of("second", &[FAR])
             .expect(&[POD, NODE], CLUSTER_IP.of("second"), reach(&[FAR])),
     ]
+}
+
+fn restart_api_server(trial: &Trial<'_>) -> Result<()> {
+    trial.restart_api_server()
 }
