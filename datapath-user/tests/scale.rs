@@ -77,7 +77,9 @@ fn every_change_of_ten_thousand_services_is_in_the_kernel_at_once() {
         let mut times = change_all_the_time(&mut controller, &history);
         stop.store(true, Ordering::Relaxed);
         let (asked, wrong) = asked.join().expect("the client");
-        servers.into_iter().for_each(|server| server.join().expect("a server"));
+        for server in servers {
+            server.join().expect("a server");
+        }
         times.sort();
         let late = times.iter().filter(|time| **time > TARGET).count();
         let (median, last) = (times[times.len() / 2], times[times.len() - 1]);

@@ -99,13 +99,12 @@ pub async fn run(options: Options) -> Result<(), Error> {
         Some(client) => Events::new(client.clone(), node.name()),
         None => Events::none(),
     };
-    for one in not_set {
-        let note = one.to_string();
+    for setting in not_set {
         events.warn(Warning {
             subject: Subject::Node(node.clone()),
             reason: "SysctlNotSet",
             action: "StartDatapath",
-            note,
+            note: setting.to_string(),
         });
     }
     let telemetry = Arc::new(Telemetry::new(options.sync_period * 2));
@@ -236,7 +235,7 @@ impl<K: Kernel> Agent<K> {
                 _ = terminated.recv() => break,
                 _ = interrupted.recv() => break,
                 () = async { sleep_until(due.unwrap_or_else(Instant::now)).await },
-                    if due.is_some() => self.apply().await,
+                    if due.is_some() => self.apply(),
                 changed = snapshots.changed() => {
                     changed.map_err(|_closed| Error::Network)?;
                     let snapshot = snapshots.borrow_and_update().clone();
@@ -278,7 +277,7 @@ impl<K: Kernel> Agent<K> {
         }
     }
 
-    async fn apply(&mut self) {
+    fn apply(&mut self) {
         self.due = None;
         let written = self.controller.apply();
         let eligible = self.controller.node().map_or(self.eligible_unknown, |node| !node.leaving);
