@@ -134,7 +134,7 @@ fn cdf(finding: &Finding, area: &Area<'_>) -> Result<()> {
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(56)
-        .build_cartesian_2d((low..high).log_scale(), 0.0..100.0)?;
+        .build_cartesian_2d(low..high, 0.0..100.0)?;
     chart.configure_mesh().x_desc("µs").y_desc("% of requests").label_style(FONT).draw()?;
     for series in with() {
         let color = color(series.variant);
@@ -160,14 +160,12 @@ fn climb(points: &[Point], index: usize, area: &Area<'_>) -> Result<()> {
     let line = |variant| points.iter().filter_map(move |point| at(point, variant));
     let all = || Variant::ALL.into_iter().flat_map(line);
     let most = all().map(|(services, _)| services).fold(10.0, f64::max);
-    let low = all().map(|(_, micros)| micros).fold(f64::INFINITY, f64::min);
     let high = all().map(|(_, micros)| micros).fold(0.0, f64::max);
-    let mut chart =
-        ChartBuilder::on(area)
-            .margin(12)
-            .x_label_area_size(40)
-            .y_label_area_size(56)
-            .build_cartesian_2d((1.0..most).log_scale(), (low * 0.8..high * 1.2).log_scale())?;
+    let mut chart = ChartBuilder::on(area)
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(56)
+        .build_cartesian_2d((1.0..most).log_scale(), 0.0..high * 1.3)?;
     chart.configure_mesh().x_desc("Services").y_desc("µs").label_style(FONT).draw()?;
     for variant in Variant::ALL.into_iter().filter(|variant| line(*variant).next().is_some()) {
         let color = color(variant);
