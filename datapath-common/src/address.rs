@@ -150,10 +150,14 @@ impl Protocol {
     pub const ANY: Self = Self(0);
     /// ICMP (RFC 792).
     pub const ICMP: Self = Self(1);
+    /// IPv4 in IP (RFC 2003).
+    pub const IPV4: Self = Self(4);
     /// TCP (RFC 9293).
     pub const TCP: Self = Self(6);
     /// UDP (RFC 768).
     pub const UDP: Self = Self(17);
+    /// IPv6 in IP (RFC 4213, RFC 2473).
+    pub const IPV6: Self = Self(41);
     /// ICMPv6 (RFC 4443).
     pub const ICMPV6: Self = Self(58);
     /// SCTP (RFC 9260).

@@ -32,6 +32,10 @@ impl ConfigFlags {
     /// Likewise at `::1`.
     pub const LOCALHOST_V6: Self = Self(1 << 7);
 
+    /// IP in IP that is addressed to this node is ours: unwrapped if it comes from a node whose address
+    /// stands in `ROUTES`, dropped otherwise.
+    pub const TUNNELS: Self = Self(1 << 8);
+
     /// Whether all bits of `other` are set.
     #[inline(always)]
     pub const fn has(self, other: Self) -> bool {

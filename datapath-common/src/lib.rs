@@ -23,7 +23,7 @@ pub use address::{Addr, Be16, LpmKey, Protocol};
 pub use config::{Config, ConfigFlags};
 pub use flow::{Flow, FlowFlags, Fragment, Ports, Timeouts, Tuple};
 pub use outcome::Outcome;
-pub use route::{Address, AddressKind, Route, RouteKind};
+pub use route::{Address, AddressKind, Route, RouteKind, TunnelStats, tunnel_overhead};
 pub use service::{
     Affinity, AffinityKey, Backend, BackendList, Frontend, FrontendFlags, FrontendKey,
     FrontendKind, MemberKey, Service, ServiceStats, SlotKey, SourceRangeKey,
@@ -62,6 +62,7 @@ mod tests {
             ("SocketKey", size_of::<SocketKey>(), 32),
             ("SocketPeer", size_of::<SocketPeer>(), 24),
             ("ServiceStats", size_of::<ServiceStats>(), 24),
+            ("TunnelStats", size_of::<TunnelStats>(), 32),
         ] {
             assert_eq!(actual, documented, "{name}");
         }

@@ -37,7 +37,7 @@ pub enum Outcome {
     DroppedSourceRange,
     /// Dropped: an unallocated address out of the range set aside for services.
     DroppedUnallocated,
-    /// Dropped: a later fragment whose first fragment was never seen.
+    /// Dropped: a later fragment whose first fragment was never seen, or a fragment of a tunnel's packet.
     DroppedFragment,
     /// Dropped: headers that do not fit the packet.
     DroppedMalformed,
@@ -55,6 +55,18 @@ pub enum Outcome {
     ResetNoPod,
     /// Dropped: an address of this node's pods that no pod has.
     DroppedNoPod,
+    /// Wrapped in an IP packet to another node.
+    Wrapped,
+    /// Unwrapped: it had come in an IP packet from another node.
+    Unwrapped,
+    /// Rejected: too big for the tunnel; its sender was told what fits.
+    RejectedTooBig,
+    /// Dropped: a wrapped packet from an address that is no node's.
+    DroppedUnknownPeer,
+    /// Dropped: a wrapped packet whose source is not on the node that sent it.
+    DroppedSpoofed,
+    /// Dropped: it met congestion in the tunnel, and its sender does not know the mark (RFC 6040).
+    DroppedCongestion,
 }
 
 impl Outcome {
@@ -85,10 +97,16 @@ impl Outcome {
         Self::DroppedMartian,
         Self::ResetNoPod,
         Self::DroppedNoPod,
+        Self::Wrapped,
+        Self::Unwrapped,
+        Self::RejectedTooBig,
+        Self::DroppedUnknownPeer,
+        Self::DroppedSpoofed,
+        Self::DroppedCongestion,
     ];
 
     /// How many outcomes there are: the number of entries of `COUNTERS`.
-    pub const COUNT: usize = Self::DroppedNoPod as usize + 1;
+    pub const COUNT: usize = Self::DroppedCongestion as usize + 1;
 
     /// The name in metrics and tables.
     pub const fn name(self) -> &'static str {
@@ -118,6 +136,12 @@ impl Outcome {
             Self::DroppedMartian => "dropped_martian",
             Self::ResetNoPod => "reset_no_pod",
             Self::DroppedNoPod => "dropped_no_pod",
+            Self::Wrapped => "wrapped",
+            Self::Unwrapped => "unwrapped",
+            Self::RejectedTooBig => "rejected_too_big",
+            Self::DroppedUnknownPeer => "dropped_unknown_peer",
+            Self::DroppedSpoofed => "dropped_spoofed",
+            Self::DroppedCongestion => "dropped_congestion",
         }
     }
 }

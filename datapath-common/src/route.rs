@@ -50,17 +50,41 @@ impl RouteKind {
     pub const LOCAL: Self = Self(2);
     /// Addresses set aside for services; one that is no frontend is dropped.
     pub const SERVICE: Self = Self(3);
+    /// Pods of another node, reached wrapped in an IP packet to [`Route::next_hop`].
+    pub const TUNNEL: Self = Self(4);
+    /// The address of another node, whose tunnels end at [`Route::next_hop`].
+    pub const PEER: Self = Self(5);
+}
+
+/// Bytes of the IP header (RFC 791, RFC 8200) that wraps packets to the node `next_hop`.
+pub const fn tunnel_overhead(next_hop: Addr) -> u16 {
+    if next_hop.is_v4() { 20 } else { 40 }
+}
+
+/// What went through the tunnels to and from a node. Value of `TUNNELS`, whose key is the node's
+/// [`Addr`]. Packets and bytes are those of the inner packets, as they stand in the skb.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable, Default)]
+pub struct TunnelStats {
+    /// Packets wrapped.
+    pub sent_packets: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// Packets unwrapped.
+    pub received_packets: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
 }
 
 /// Value of the longest-prefix map `ROUTES`, whose key is an [`LpmKey`].
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Pod, Zeroable)]
 pub struct Route {
-    /// The node's address that packets are sent to.
+    /// The node's address that packets are sent to: the next hop, or the tunnel's other end.
     pub next_hop: Addr,
     /// Index of the device that they leave by.
     pub device: u32,
-    /// Largest IP packet in bytes that fits the way there.
+    /// Largest IP packet in bytes that fits the way there, before it is wrapped.
     pub mtu: u16,
     /// What the range is.
     pub kind: RouteKind,

@@ -2,8 +2,8 @@
 //!
 //! Three ways lead on. *The stack*: what needs no help of ours, or what it must see both ways (its
 //! own conntrack and masquerading stay right only if they see both directions of a flow). *Our
-//! routes*: pod to pod, where native routing is on. *The routing table*: packets that the stack
-//! would not take, since their new source is an address of this node.
+//! routes*: pod to pod, where native routing is on, straight or through a tunnel. *The routing table*:
+//! packets that the stack would not take, since their new source is an address of this node.
 
 use crate::{
     hook::Hook,
@@ -11,7 +11,9 @@ use crate::{
     packet::{Packet, RST, SYN, Transport},
     place::{self, Place},
     skb::{Action, ETHERNET, Failed, NEXT, Routed, Skb},
+    tunnel,
 };
+use aya_ebpf::bindings::__sk_buff;
 use datapath_common::{ConfigFlags, FlowFlags, Outcome, Protocol, Route};
 
 /// On a packet that we send out of the uplink, or let arrive by it: the programs there have nothing
@@ -27,6 +29,8 @@ enum Way {
     Pod(u32),
     /// Out of a device to a neighbour.
     Neighbour(u32, datapath_common::Addr),
+    /// Wrapped, to another node.
+    Tunnel(&'static Route),
     /// In by an uplink, as if it had come from there.
     Arrive(u32),
 }
@@ -41,9 +45,12 @@ pub(crate) fn carry(
 ) -> Result<Action, Outcome> {
     let way = match place {
         Place::Pod(pod) if is_native_from_pod(packet, hook) => Way::Pod(pod.device),
-        Place::Remote(route) if hook == Hook::FromPod && is_native() && fits(skb, route) => {
+        Place::Remote(route)
+            if hook == Hook::FromPod && is_native() && fits(packet, skb, route) =>
+        {
             Way::Neighbour(route.device, route.next_hop)
         }
+        Place::Tunnel(route) if hook == Hook::FromPod => through(packet, skb, route)?,
         _ => Way::Stack,
     };
     send(packet, skb, way, false)
@@ -90,7 +97,7 @@ pub(crate) fn keep_from_nobody(
 /// Whether the kernel would send the packet out of the node, or has a route that forbids to send it
 /// anywhere. A pod that is just being set up has a route to its interface before we know it.
 #[inline(never)] // Rare, and what it needs of the stack is much.
-fn leaves(context: *mut aya_ebpf::bindings::__sk_buff, packet: &Packet, hook: u32) -> i32 {
+fn leaves(context: *mut __sk_buff, packet: &Packet, hook: u32) -> i32 {
     let skb = Skb::from_raw(context);
     let Some(config) = config() else { return 0 };
     let from = if hook == Hook::ToUplink as u32 { config.uplink } else { skb.device() };
@@ -119,12 +126,17 @@ pub(crate) fn is_left_to_pod_side(packet: &Packet, hook: Hook, place: Place) -> 
 }
 
 #[inline(always)]
-fn way(packet: &Packet, skb: Skb, hook: Hook, place: Place) -> Result<Way, Outcome> {
+fn way(packet: &mut Packet, skb: Skb, hook: Hook, place: Place) -> Result<Way, Outcome> {
     let incoming = matches!(hook, Hook::FromPod | Hook::FromUplink);
     // The stack takes no packet from outside whose source is an address of its own.
     let source_changed = packet.to.src != packet.tuple.src;
     Ok(match place {
         _ if hook == Hook::ToPod => Way::Stack,
+        Place::Tunnel(route) => match through(packet, skb, route)? {
+            // The stack's own packets are wrapped after all else, see `tunnel::leave`.
+            _ if hook == Hook::ToUplink => Way::Stack,
+            way => way,
+        },
         Place::Pod(pod) if incoming && (source_changed || is_native()) => Way::Pod(pod.device),
         Place::Pod(pod) if hook == Hook::ToUplink => Way::Neighbour(pod.device, packet.to.dst),
         // An answer to a host client enters by the device that its request left by: there the
@@ -135,7 +147,7 @@ fn way(packet: &Packet, skb: Skb, hook: Hook, place: Place) -> Result<Way, Outco
         Place::Host(_) if hook == Hook::ToUplink => Way::Arrive(skb.device()),
         Place::Pod(_) | Place::Host(_) => Way::Stack,
         _ if hook == Hook::ToUplink && packet.to.dst == packet.tuple.dst => Way::Stack,
-        Place::Remote(route) if is_native() && fits(skb, route) => {
+        Place::Remote(route) if is_native() && fits(packet, skb, route) => {
             Way::Neighbour(route.device, route.next_hop)
         }
         _ if incoming && !source_changed => Way::Stack,
@@ -155,11 +167,38 @@ fn way(packet: &Packet, skb: Skb, hook: Hook, place: Place) -> Result<Way, Outco
     })
 }
 
-/// Whether the packet fits the way to another node. One that does not goes to the stack, which cuts
-/// it or tells the sender (RFC 1191, RFC 8201).
+/// Whether the packet, or each of the segments that it will be cut into, fits the way to another node.
+/// One that does not goes to the stack, which cuts it or tells the sender (RFC 1191, RFC 8201).
 #[inline(always)]
-fn fits(skb: Skb, route: &Route) -> bool {
-    skb.segment() != 0 || skb.length() - ETHERNET <= u32::from(route.mtu)
+pub(crate) fn fits(packet: &Packet, skb: Skb, route: &Route) -> bool {
+    let mtu = u32::from(route.mtu);
+    if skb.segment() == 0 {
+        return skb.length() - ETHERNET <= mtu;
+    }
+    segments_fit(skb.raw(), packet, mtu)
+}
+
+#[inline(never)] // Once for a whole train of segments.
+fn segments_fit(context: *mut __sk_buff, packet: &Packet, mtu: u32) -> bool {
+    let skb = Skb::from_raw(context);
+    skb.segment() + packet.headers(skb) <= mtu
+}
+
+/// The way through a tunnel. A packet that does not fit is left to the stack if it may be cut;
+/// otherwise its sender is told: the stack knows what fits only where it has a route of ours.
+#[inline(always)]
+fn through(packet: &mut Packet, skb: Skb, route: &'static Route) -> Result<Way, Outcome> {
+    if fits(packet, skb, route) {
+        return Ok(Way::Tunnel(route));
+    }
+    packet.mtu = u32::from(route.mtu);
+    if may_be_cut(skb.raw(), packet) { Ok(Way::Stack) } else { Err(Outcome::RejectedTooBig) }
+}
+
+/// Whether the stack may be left with a packet that is too big.
+#[inline(never)] // Rare.
+fn may_be_cut(context: *mut __sk_buff, packet: &Packet) -> bool {
+    packet.to.src == packet.tuple.src && packet.may_be_cut(Skb::from_raw(context))
 }
 
 /// Whether the packet comes from a pod by a way that is ours.
@@ -176,9 +215,7 @@ fn is_native_from_pod(packet: &Packet, hook: Hook) -> bool {
 /// Whether a packet that the stack delivers to a pod comes from a pod whose packets are ours.
 #[inline(always)]
 pub(crate) fn is_detour(packet: &Packet) -> bool {
-    packet.transport == Transport::Whole
-        && is_native()
-        && matches!(Place::of(&packet.tuple.src), Place::Pod(_) | Place::Remote(_))
+    packet.transport == Transport::Whole && is_native() && Place::of(&packet.tuple.src).is_pod()
 }
 
 #[inline(always)]
@@ -189,10 +226,10 @@ fn is_native() -> bool {
 /// Writes what has changed, and lets the packet go.
 #[inline(always)]
 fn send(packet: &mut Packet, skb: Skb, way: Way, translated: bool) -> Result<Action, Outcome> {
-    let routed = matches!(way, Way::Pod(_) | Way::Neighbour(..));
+    let routed = matches!(way, Way::Pod(_) | Way::Neighbour(..) | Way::Tunnel(_));
     // A packet at the end of its life is the stack's, which tells the sender.
     let way = if routed && packet.ttl <= 1 { Way::Stack } else { way };
-    if matches!(way, Way::Pod(_) | Way::Neighbour(..)) {
+    if matches!(way, Way::Pod(_) | Way::Neighbour(..) | Way::Tunnel(_)) {
         packet.age();
         if !translated {
             packet.store_age(skb)?;
@@ -214,6 +251,10 @@ fn send(packet: &mut Packet, skb: Skb, way: Way, translated: bool) -> Result<Act
             count(Outcome::ToNode);
             skb.set_mark(MARK);
             skb.redirect_neighbour(device, &next_hop)
+        }
+        Way::Tunnel(route) => {
+            tunnel::wrap(skb.raw(), route)?;
+            tunnel::send(skb, route)
         }
         Way::Arrive(device) => arrive(skb, device).map_err(|Failed| Outcome::DroppedRewrite)?,
     })

@@ -20,6 +20,7 @@ mod service;
 mod skb;
 mod socket;
 mod sweep;
+mod tunnel;
 
 use aya_ebpf::{
     macros::{cgroup_sock_addr, classifier},
@@ -111,12 +112,21 @@ fn run(context: &TcContext, hook: Hook) -> Action {
     let Some(packet) = maps::PACKET.get_ptr_mut(0) else { return NEXT };
     // SAFETY: the entry is this CPU's own, and no other program runs on it meanwhile.
     let packet = unsafe { &mut *packet };
-    match handle(packet, skb, hook) {
+    let mut result = handle(packet, skb, hook);
+    if hook == Hook::ToUplink && matches!(result, Ok(NEXT)) && tunnel::is_on() {
+        result = tunnel::leave(skb.raw(), packet);
+    }
+    match result {
         Ok(action) => action,
-        Err(outcome @ (Outcome::RejectedNoEndpoint | Outcome::RejectedNoPort)) => {
+        Err(
+            outcome @ (Outcome::RejectedNoEndpoint
+            | Outcome::RejectedNoPort
+            | Outcome::RejectedTooBig),
+        ) => {
             maps::count(outcome);
             log::refused(context, packet, outcome);
-            reject::reject(skb.raw(), packet, reject::arrives(hook))
+            let mtu = if outcome == Outcome::RejectedTooBig { packet.mtu } else { 0 };
+            reject::reject(skb.raw(), packet, reject::arrives(hook), mtu)
         }
         Err(outcome @ Outcome::ResetNoPod) => {
             maps::count(outcome);
@@ -142,6 +152,9 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
     }
     if hook == Hook::FromUplink && is_martian(packet) {
         return Err(Outcome::DroppedMartian);
+    }
+    if hook == Hook::FromUplink && tunnel::ends_here(packet) {
+        tunnel::unwrap(skb.raw(), packet)?;
     }
     match packet.transport {
         Transport::Whole | Transport::Later => flow::lookup(packet, skb),
@@ -174,8 +187,7 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
             return forward::translate(packet, skb, hook, place);
         }
     }
-    let between_pods = matches!(place, Place::Pod(_) | Place::Remote(_));
-    if between_pods || hook == Hook::ToPod {
+    if place.is_pod() || hook == Hook::ToPod {
         return forward::carry(packet, skb, hook, place);
     }
     if matches!(packet.transport, Transport::Whole | Transport::Later)

@@ -18,18 +18,20 @@
 //! | `AFFINITY` | [`AffinityKey`] → [`Affinity`] | tc | tc |
 //! | `SOCKETS` | [`SocketKey`] → [`SocketPeer`] | socket | socket |
 //! | `SERVICE_STATS` | id → [`ServiceStats`], per CPU | agent creates, tc and socket count | tools |
+//! | `TUNNELS` | [`Addr`] of a node → [`TunnelStats`], per CPU | tc | tools |
 //! | `PACKET` | 0 → [`Packet`], per CPU | tc | tc |
 //! | `COUNTERS` | [`Outcome`] → packets, per CPU | all programs | tools |
 
 use crate::packet::Packet;
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
     macros::btf_map,
 };
 use datapath_common::{
     Addr, Address, Affinity, AffinityKey, Backend, Config, Flow, Fragment, Frontend, FrontendKey,
-    MemberKey, Outcome, Ports, Route, Service, ServiceStats, SlotKey, SocketKey, SocketPeer, Tuple,
+    MemberKey, Outcome, Ports, Route, Service, ServiceStats, SlotKey, SocketKey, SocketPeer,
+    TunnelStats, Tuple,
 };
 
 /// Tables that the agent fills grow with the cluster: they take memory as they fill.
@@ -68,6 +70,8 @@ pub(crate) static SOCKETS: LruHashMap<SocketKey, SocketPeer, 65_536> = LruHashMa
 #[btf_map]
 pub(crate) static SERVICE_STATS: PerCpuHashMap<u32, ServiceStats, 131_072, SPARSE> =
     PerCpuHashMap::new();
+#[btf_map]
+pub(crate) static TUNNELS: PerCpuHashMap<Addr, TunnelStats, 16_384, SPARSE> = PerCpuHashMap::new();
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<u64, { Outcome::COUNT }> = PerCpuArray::new();
 /// The packet at hand. Not on the stack, which has 512 bytes in all; tc programs run with soft
@@ -115,6 +119,21 @@ pub(crate) fn count(outcome: Outcome) {
 #[inline(always)]
 pub(crate) fn count_service(service: u32, change: impl FnOnce(&mut ServiceStats)) {
     if let Some(stats) = SERVICE_STATS.get_ptr_mut(&service) {
+        // SAFETY: the entry is this CPU's own.
+        change(unsafe { &mut *stats });
+    }
+}
+
+/// Counts for the tunnels of a node.
+#[inline(always)]
+pub(crate) fn count_tunnel(node: &Addr, change: impl FnOnce(&mut TunnelStats)) {
+    let mut stats = TUNNELS.get_ptr_mut(node);
+    if stats.is_none() {
+        // Should it fail, another program was faster, or the packet goes uncounted.
+        let _ = TUNNELS.insert(node, &TunnelStats::default(), BPF_NOEXIST.into());
+        stats = TUNNELS.get_ptr_mut(node);
+    }
+    if let Some(stats) = stats {
         // SAFETY: the entry is this CPU's own.
         change(unsafe { &mut *stats });
     }

@@ -73,6 +73,14 @@ pub(crate) struct Ipv6 {
     pub(crate) dst: Addr,
 }
 
+impl Ipv6 {
+    /// The traffic class.
+    #[inline(always)]
+    pub(crate) fn class(&self) -> u8 {
+        (u32::from_be(self.version_flow) >> 20) as u8
+    }
+}
+
 /// The part of an IPv6 header that translation changes, from byte 4 on.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -115,7 +123,7 @@ pub(crate) enum Transport {
     Whole,
     /// A later fragment of a datagram with ports; they are known from its first fragment.
     Later,
-    /// A later fragment whose first fragment was not seen.
+    /// A later fragment whose first fragment was not seen, or whose protocol has no ports.
     Orphan,
     /// An ICMP or ICMPv6 error.
     IcmpError,
@@ -142,6 +150,8 @@ pub(crate) struct Packet {
     end: u32,
     /// Identification of the datagram that a fragment belongs to.
     fragment_id: u32,
+    /// What fits, for a packet that is too big.
+    pub(crate) mtu: u32,
     /// IPv4: the header's checksum. IPv6: the payload's length.
     checksum_or_length: u16,
     /// IPv6: next header.
@@ -196,6 +206,34 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn payload(&self, header: u32) -> u32 {
         self.end.saturating_sub(self.l4 + header)
+    }
+
+    /// Length of the IP and transport headers of a packet that is to be cut into segments.
+    #[inline(always)]
+    pub(crate) fn headers(&self, skb: Skb) -> u32 {
+        let transport = match self.tuple.protocol {
+            Protocol::TCP => {
+                let words = skb.load::<[u8; 2]>(self.l4 + 12);
+                words.map_or(20, |[offset, _]| offset >> 4 << 2)
+            }
+            _ => 8,
+        };
+        self.l4 - ETHERNET + u32::from(transport)
+    }
+
+    /// Whether a router may fragment the packet: IPv4 without its "don't fragment".
+    #[inline(always)]
+    pub(crate) fn may_be_cut(&self, skb: Skb) -> bool {
+        const DO_NOT_FRAGMENT: u16 = 0x4000_u16.to_be();
+        self.tuple.dst.is_v4()
+            && skb.segment() == 0
+            && skb.load::<u16>(ETHERNET + 6).is_ok_and(|bits| bits & DO_NOT_FRAGMENT == 0)
+    }
+
+    /// Whether this is a part of a datagram whose protocol has no ports.
+    #[inline(always)]
+    pub(crate) fn is_fragment(&self) -> bool {
+        self.first_fragment || self.transport == Transport::Orphan
     }
 
     /// Returns whether this is a later fragment.
@@ -305,7 +343,7 @@ impl Packet {
     #[inline(always)]
     fn recall_ports(&mut self) -> Transport {
         if self.tuple.protocol.name().is_none() {
-            return Transport::Other;
+            return Transport::Orphan;
         }
         let key = self.fragment();
         // SAFETY: the value is copied at once.
@@ -410,6 +448,24 @@ impl Packet {
             self.checksum_or_length = aged.apply(self.checksum_or_length);
         }
         self.ttl -= 1;
+    }
+
+    /// Writes another traffic class, `from` being the one before.
+    #[inline(always)]
+    pub(crate) fn store_class(&mut self, skb: Skb, from: u8, to: u8) -> Result<(), Outcome> {
+        let stored = if self.tuple.dst.is_v4() {
+            let word = |class| u16::from_ne_bytes([0x45, class]);
+            let change = Difference::none().word16(word(from), word(to));
+            self.checksum_or_length = change.apply(self.checksum_or_length);
+            skb.store(ETHERNET + 1, &to, 0)
+                .and_then(|()| skb.store(ETHERNET + 10, &self.checksum_or_length, 0))
+        } else {
+            let change = u32::from(from ^ to) << 20;
+            skb.load::<u32>(ETHERNET).and_then(|word| {
+                skb.store(ETHERNET, &(word ^ change.to_be()), u64::from(BPF_F_RECOMPUTE_CSUM))
+            })
+        };
+        stored.map_err(|Failed| Outcome::DroppedRewrite)
     }
 
     /// Writes the time to live alone.

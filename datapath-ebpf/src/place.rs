@@ -12,6 +12,8 @@ pub(crate) enum Place {
     Host(&'static Address),
     /// Pods of another node.
     Remote(&'static Route),
+    /// Pods of another node, behind a tunnel.
+    Tunnel(&'static Route),
     /// A range set aside for services.
     Service,
     /// One of the addresses of this node's pods, but no pod that we know has it.
@@ -30,19 +32,31 @@ impl Place {
                 _ => Self::Host(here),
             };
         }
-        match longest_prefix::<_, _, Route>(&maps::ROUTES, &LpmKey::host(*addr)) {
+        match route(addr) {
             Some(range) if range.kind == RouteKind::REMOTE => Self::Remote(range),
             Some(range) if range.kind == RouteKind::SERVICE => Self::Service,
             Some(range) if range.kind == RouteKind::LOCAL => Self::Vacant,
+            Some(range) if range.kind == RouteKind::TUNNEL => Self::Tunnel(range),
             _ => Self::Elsewhere,
         }
     }
+
+    /// Whether pods live there, of whichever node.
+    #[inline(always)]
+    pub(crate) fn is_pod(self) -> bool {
+        matches!(self, Self::Pod(_) | Self::Remote(_) | Self::Tunnel(_))
+    }
+}
+
+/// The range that the address is in.
+#[inline(always)]
+pub(crate) fn route(addr: &Addr) -> Option<&'static Route> {
+    longest_prefix(&maps::ROUTES, &LpmKey::host(*addr))
 }
 
 /// Whether the address is in a range of another node's pods: enough to know of one that comes from
 /// outside, where no address of this node does.
 #[inline(always)]
 pub(crate) fn is_remote(addr: &Addr) -> bool {
-    longest_prefix::<_, _, Route>(&maps::ROUTES, &LpmKey::host(*addr))
-        .is_some_and(|range| range.kind == RouteKind::REMOTE)
+    route(addr).is_some_and(|range| matches!(range.kind, RouteKind::REMOTE | RouteKind::TUNNEL))
 }

@@ -1,14 +1,16 @@
 //! Refusing a packet the way kube-proxy does: destination unreachable, port unreachable (ICMP type
-//! 3 code 3, ICMPv6 type 1 code 4), for every protocol.
+//! 3 code 3, ICMPv6 type 1 code 4), for every protocol. And telling the sender of one that is too
+//! big for its way what fits (RFC 1191, RFC 8201): type 3 code 4, ICMPv6 type 2.
 
 use crate::{
     forward,
     hook::Hook,
+    maps::address,
     packet::{Ipv4, Ipv6, Packet, Transport},
     skb::{Action, DROP, ETHERNET, Failed, Skb},
 };
 use bytemuck::{Pod, Zeroable};
-use datapath_common::{Protocol, checksum::fold};
+use datapath_common::{Addr, Protocol, checksum::fold};
 
 /// Time to live of the packets that we make.
 pub(crate) const TTL: u8 = 64;
@@ -20,7 +22,8 @@ struct Icmp {
     kind: u8,
     code: u8,
     checksum: u16,
-    unused: u32,
+    /// What fits, in a packet about one that is too big; else unused.
+    mtu: u32,
 }
 
 /// What is put in front of the quoted packet.
@@ -46,12 +49,16 @@ pub(crate) fn reject(
     context: *mut aya_ebpf::bindings::__sk_buff,
     packet: &mut Packet,
     arrives: u32,
+    mtu: u32,
 ) -> Action {
     let skb = Skb::from_raw(context);
+    packet.mtu = mtu;
     let built = match (packet.transport, packet.tuple.protocol, packet.tuple.dst.is_v4()) {
         (Transport::Whole | Transport::Other, Protocol::TCP, true) => ipv4::<10>(packet, skb),
         (Transport::Whole | Transport::Other, Protocol::TCP, false) => ipv6::<15>(packet, skb),
         (Transport::Whole | Transport::Other, _, true) => ipv4::<7>(packet, skb),
+        // Quoted up to the ports also behind a fragment header.
+        (Transport::Whole | Transport::Other, _, false) if mtu != 0 => ipv6::<15>(packet, skb),
         (Transport::Whole | Transport::Other, _, false) => ipv6::<12>(packet, skb),
         _ => Err(Failed),
     };
@@ -78,7 +85,8 @@ fn ipv4<const WORDS: usize>(packet: &Packet, skb: Skb) -> Result<(), Failed> {
         return Err(Failed);
     }
     let quoted = WORDS as u32 * 4;
-    let icmp = error(3, 3, sum::<WORDS>(skb)?);
+    let code = if packet.mtu == 0 { 3 } else { 4 };
+    let icmp = error(3, code, packet.mtu, sum::<WORDS>(skb)?);
     let mut ip = Ipv4 {
         version_ihl: 0x45,
         tos: 0,
@@ -88,7 +96,7 @@ fn ipv4<const WORDS: usize>(packet: &Packet, skb: Skb) -> Result<(), Failed> {
         ttl: TTL,
         protocol: Protocol::ICMP,
         checksum: 0,
-        src: packet.tuple.dst.v4_word(),
+        src: sender(packet).v4_word(),
         dst: packet.tuple.src.v4_word(),
     };
     ip.checksum =
@@ -101,23 +109,25 @@ fn ipv4<const WORDS: usize>(packet: &Packet, skb: Skb) -> Result<(), Failed> {
 /// As [`ipv4`]; the checksum also covers the pseudo header (RFC 8200, 8.1).
 #[inline(always)]
 fn ipv6<const WORDS: usize>(packet: &Packet, skb: Skb) -> Result<(), Failed> {
-    if packet.l4 != ETHERNET + 40 {
+    if packet.l4 != ETHERNET + 40 && packet.mtu == 0 {
         return Err(Failed);
     }
     let quoted = WORDS as u32 * 4;
     let length = 8 + quoted as u16;
     let mut covered = sum::<WORDS>(skb)?;
+    let sender = sender(packet);
     for index in 0..4 {
-        covered += u64::from(packet.tuple.src.0[index]) + u64::from(packet.tuple.dst.0[index]);
+        covered += u64::from(packet.tuple.src.0[index]) + u64::from(sender.0[index]);
     }
     covered += u64::from(length.to_be()) + u64::from(u16::from(Protocol::ICMPV6.0).to_be());
-    let icmp = error(1, 4, covered);
+    let (kind, code) = if packet.mtu == 0 { (1, 4) } else { (2, 0) };
+    let icmp = error(kind, code, packet.mtu, covered);
     let ip = Ipv6 {
         version_flow: (6_u32 << 28).to_be(),
         length: length.to_be(),
         next: Protocol::ICMPV6,
         hop_limit: TTL,
-        src: packet.tuple.dst,
+        src: sender,
         dst: packet.tuple.src,
     };
     skb.trim(ETHERNET + quoted)?;
@@ -136,9 +146,20 @@ where
 }
 
 #[inline(always)]
-fn error(kind: u8, code: u8, covered: u64) -> Icmp {
-    let first = u64::from(u16::from_ne_bytes([kind, code]));
-    Icmp { kind, code, checksum: fold(covered + first), unused: 0 }
+fn error(kind: u8, code: u8, mtu: u32, covered: u64) -> Icmp {
+    let mtu = mtu.to_be();
+    let own = u64::from(u16::from_ne_bytes([kind, code])) + u64::from(mtu);
+    Icmp { kind, code, checksum: fold(covered + own), mtu }
+}
+
+/// Whom the error is from: whom the client has dialled. What is too big, the pod's own gateway says.
+#[inline(always)]
+fn sender(packet: &Packet) -> Addr {
+    let gateway = address(&packet.tuple.src).map(|pod| pod.gateway);
+    match gateway.filter(|gateway| packet.mtu != 0 && !gateway.is_unspecified()) {
+        Some(gateway) => gateway,
+        None => packet.tuple.dst,
+    }
 }
 
 /// Swaps the frame's MAC addresses.

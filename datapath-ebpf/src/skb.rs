@@ -6,8 +6,10 @@
 
 use aya_ebpf::{
     bindings::{
-        __sk_buff, BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH,
-        BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE,
+        __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO,
+        BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT,
+        BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE,
         bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh,
     },
     cty::c_void,
@@ -193,6 +195,33 @@ impl Skb {
         check(unsafe { helpers::bpf_skb_adjust_room(self.0, length, BPF_ADJ_ROOM_MAC, 0) })
     }
 
+    /// Makes room for an outer IP header, and lets the kernel know of it. Segments keep their size: they
+    /// have been found to fit.
+    #[inline(always)]
+    pub(crate) fn grow(self, length: u32, v4: bool) -> Result<(), Failed> {
+        let kind = if v4 { BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 } else { BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 };
+        self.adjust_room(length as i32, kind | BPF_F_ADJ_ROOM_FIXED_GSO)
+    }
+
+    /// Takes an outer IP header out. Only where the family changes the kernel must be told (since
+    /// Linux 6.3).
+    #[inline(always)]
+    pub(crate) fn shrink(self, length: u32, from_v4: bool, to_v4: bool) -> Result<(), Failed> {
+        let kind = match (from_v4, to_v4) {
+            (true, false) => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+            (false, true) => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
+            _ => 0,
+        };
+        self.adjust_room((length as i32).wrapping_neg(), kind | BPF_F_ADJ_ROOM_FIXED_GSO)
+    }
+
+    #[inline(always)]
+    fn adjust_room(self, length: i32, flags: u32) -> Result<(), Failed> {
+        let flags = u64::from(flags);
+        // SAFETY: a plain call, the kernel checks the length.
+        check(unsafe { helpers::bpf_skb_adjust_room(self.0, length, BPF_ADJ_ROOM_MAC, flags) })
+    }
+
     /// Asks the node's routing table where a packet that came by `device` and goes to `dst` is sent.
     #[inline(always)]
     pub(crate) fn route(self, device: u32, src: &Addr, dst: &Addr) -> Routed {
@@ -258,6 +287,13 @@ impl Skb {
             helpers::bpf_redirect_neigh(device, fields, size_of::<bpf_redir_neigh>() as i32, 0)
                 as Action
         }
+    }
+
+    /// Sends the packet out of `device` to the neighbour that the routing table names.
+    #[inline(always)]
+    pub(crate) fn redirect_routed(self, device: u32) -> Action {
+        // SAFETY: without parameters the helper reads none.
+        unsafe { helpers::bpf_redirect_neigh(device, core::ptr::null_mut(), 0, 0) as Action }
     }
 
     /// Moves the packet into the namespace behind `device`, past both queues.

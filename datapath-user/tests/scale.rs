@@ -141,6 +141,7 @@ fn snapshot(sandbox: &Sandbox) -> Arc<Snapshot> {
     Arc::new(Snapshot {
         devices: [(index, device)].into(),
         addresses: own.map(|last| (endpoint(last), [index].into())).collect(),
+        prefix_lengths: [].into(),
         routes: vec![KernelRoute {
             prefix: "10.9.0.2/32".parse().expect("a range"),
             gateway: None,

@@ -224,6 +224,7 @@ fn snapshot() -> Arc<Snapshot> {
     Arc::new(Snapshot {
         devices: [(2, device)].into(),
         addresses: [(IpAddr::from([172, 18, 0, 1]), [2].into())].into(),
+        prefix_lengths: [(IpAddr::from([172, 18, 0, 1]), 16)].into(),
         routes: vec![KernelRoute {
             prefix: "10.10.2.0/24".parse().expect("a range"),
             gateway: Some([172, 18, 0, 2].into()),

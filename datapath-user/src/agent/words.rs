@@ -5,10 +5,8 @@ use crate::{
     model::{Model, ObjectName},
     plan::{Network, PodAddress, PodDevice, Uplink},
 };
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
-};
+use ipnet::IpNet;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 /// URLs of the API servers, from the slices of their Service.
 pub(super) fn api_servers(model: &Model, service: &ObjectName) -> Vec<String> {
@@ -36,11 +34,13 @@ pub(super) fn network(snapshot: &Snapshot, view: &View) -> Network {
         })
         .collect();
     let first = uplinks.first().map(|uplink| uplink.device);
-    let uplink_addresses: Vec<IpAddr> = snapshot
+    let uplink_addresses: Vec<IpNet> = snapshot
         .addresses
         .iter()
         .filter(|(_, devices)| first.is_some_and(|device| devices.contains(&device)))
-        .map(|(address, _)| *address)
+        .filter_map(|(address, _)| {
+            IpNet::new(*address, *snapshot.prefix_lengths.get(address)?).ok()
+        })
         .collect();
     Network {
         uplinks,

@@ -47,9 +47,10 @@ pub struct AgentArgs {
     /// Devices towards the other nodes; else those with the node's addresses.
     #[arg(long, value_name = "NAME", env = "DATAPATH_DEVICE", value_delimiter = ',')]
     device: Vec<String>,
-    /// Who carries packets between pods: the cluster's own network (none), we (native), or we
-    /// where the node routes a node's pods straight to that node (auto).
-    #[arg(long, value_name = "none|native|auto", env = "DATAPATH_ROUTING", default_value = "auto")]
+    /// Who carries packets between pods: the cluster's own network (none), or we: straight (native),
+    /// wrapped in IP (ipip), wrapped to nodes outside of this node's subnet (cross-subnet). auto:
+    /// beside another CNI, we do where the node routes a node's pods straight to that node.
+    #[arg(long, value_name = "MODE", env = "DATAPATH_ROUTING", default_value = "auto")]
     routing: Routing,
     /// Translate at the sockets of this node's processes too, not by tc alone.
     #[arg(long, value_enum, env = "DATAPATH_SOCKET_LB", default_value = "on")]

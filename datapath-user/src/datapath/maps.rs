@@ -6,7 +6,7 @@ use bytemuck::Pod;
 use datapath_common::{
     Addr, Address, Affinity, AffinityKey, Backend, Config, Flow, Fragment, Frontend, FrontendKey,
     LpmKey, MemberKey, Outcome, Ports, Route, Service, ServiceStats, SlotKey, SocketKey,
-    SocketPeer, SourceRangeKey, Tuple,
+    SocketPeer, SourceRangeKey, TunnelStats, Tuple,
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -197,6 +197,7 @@ maps! {
     affinity: Table<AffinityKey, Affinity> = "AFFINITY",
     sockets: Table<SocketKey, SocketPeer> = "SOCKETS",
     service_stats: PerCpu<u32, ServiceStats> = "SERVICE_STATS",
+    tunnels: PerCpu<Addr, TunnelStats> = "TUNNELS",
     counters: PerCpu<u32, u64> = "COUNTERS",
 }
 
@@ -319,6 +320,20 @@ impl Maps {
         };
         let entries = self.service_stats.entries()?.into_iter();
         Ok(entries.map(|(id, all)| (id, all.iter().fold(ServiceStats::default(), add))).collect())
+    }
+
+    /// What went through the tunnels, by the other node's address, over all CPUs.
+    pub(super) fn tunnels(&self) -> Result<HashMap<Addr, TunnelStats>, Error> {
+        let add = |sum: TunnelStats, one: &TunnelStats| TunnelStats {
+            sent_packets: sum.sent_packets + one.sent_packets,
+            sent_bytes: sum.sent_bytes + one.sent_bytes,
+            received_packets: sum.received_packets + one.received_packets,
+            received_bytes: sum.received_bytes + one.received_bytes,
+        };
+        let entries = self.tunnels.entries()?.into_iter();
+        Ok(entries
+            .map(|(node, all)| (node, all.iter().fold(TunnelStats::default(), add)))
+            .collect())
     }
 
     /// How full each map is.

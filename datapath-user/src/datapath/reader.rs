@@ -10,7 +10,9 @@ use super::{
     sys,
 };
 use crate::{datapath::load::Direction, plan::Tables};
-use datapath_common::{Affinity, AffinityKey, Config, Flow, Outcome, ServiceStats, Tuple};
+use datapath_common::{
+    Addr, Affinity, AffinityKey, Config, Flow, Outcome, ServiceStats, TunnelStats, Tuple,
+};
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
@@ -62,6 +64,11 @@ impl Reader {
     /// Statistics by service id, over all CPUs.
     pub fn service_stats(&self) -> Result<HashMap<u32, ServiceStats>, Error> {
         self.maps.stats()
+    }
+
+    /// What went through the tunnels, by the other node's address, over all CPUs.
+    pub fn tunnels(&self) -> Result<HashMap<Addr, TunnelStats>, Error> {
+        self.maps.tunnels()
     }
 
     /// The flow table.

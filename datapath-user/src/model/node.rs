@@ -59,7 +59,7 @@ pub struct Node {
     pub v4: Option<Ipv4Addr>,
     /// Its first IPv6 address, likewise.
     pub v6: Option<Ipv6Addr>,
-    /// `spec.podCIDRs`.
+    /// `spec.podCIDRs`, and further blocks of its pods' addresses.
     pub pod_cidrs: Box<[IpNet]>,
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
@@ -79,6 +79,11 @@ impl Node {
             zone: None,
             leaving: false,
         }
+    }
+
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        Family::ALL.into_iter().filter_map(|family| self.address(family))
     }
 
     /// Its address of one family.

@@ -19,6 +19,7 @@ mod node_ports;
 mod notice;
 mod owner;
 mod planner;
+mod routing;
 mod service;
 mod settings;
 mod tables;

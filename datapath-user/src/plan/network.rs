@@ -1,6 +1,6 @@
 //! The node's own network: which packets go where.
 
-use super::{Routing, Settings, addresses::prefixes};
+use super::{Settings, addresses::prefixes, routing::Ways};
 use crate::model::{Family, Model, Node};
 use datapath_common::{Addr, Address, AddressKind, LpmKey, Route, RouteKind};
 use ipnet::IpNet;
@@ -47,8 +47,8 @@ pub struct PodDevice {
 pub struct Network {
     /// Devices towards the other nodes; the one with the node's address first.
     pub uplinks: Vec<Uplink>,
-    /// Addresses of the first uplink.
-    pub uplink_addresses: Vec<IpAddr>,
+    /// Addresses of the first uplink, with the length of its subnet's prefix.
+    pub uplink_addresses: Vec<IpNet>,
     /// The node's pods.
     pub pods: BTreeMap<IpAddr, PodAddress>,
     /// The node's ends of its pods' interfaces.
@@ -65,7 +65,7 @@ impl Network {
         node.and_then(|node| node.address(family)).or_else(|| {
             self.uplink_addresses
                 .iter()
-                .copied()
+                .map(IpNet::addr)
                 .find(|address| Family::of(*address) == family && !is_link_local(*address))
         })
     }
@@ -103,35 +103,27 @@ impl Network {
     }
 
     /// `ROUTES`.
-    pub(super) fn routes(&self, settings: &Settings, model: &Model) -> HashMap<LpmKey, Route> {
-        let mut routes: HashMap<LpmKey, Route> = HashMap::new();
-        let mut add = |range: IpNet, next_hop: Addr, device: u32, mtu: u16, kind: RouteKind| {
-            for key in prefixes(range) {
-                routes.insert(key, Route { next_hop, device, mtu, kind, pad: 0 });
-            }
+    pub(super) fn routes(&self, ways: &Ways<'_>, model: &Model) -> RouteTable {
+        let mut table = RouteTable::new();
+        let entry = |range: IpNet, kind| {
+            let next_hop = Addr::from(range.network()).wildcard();
+            Route { next_hop, device: 0, mtu: 0, kind, pad: 0 }
         };
-        for cidr in model.service_cidrs().flat_map(|object| &object.cidrs) {
-            let any = Addr::from(cidr.network()).wildcard();
-            add(*cidr, any, 0, 0, RouteKind::SERVICE);
+        for range in model.service_cidrs().flat_map(|object| &object.cidrs) {
+            add_range(&mut table, *range, entry(*range, RouteKind::SERVICE));
         }
-        let mut carried = false;
-        for node in model.nodes().filter(|node| node.name != settings.node) {
-            for cidr in &node.pod_cidrs {
-                if let Some((next_hop, uplink)) = self.carry(settings.routing, node, *cidr) {
-                    let Uplink { device, mtu, mac: _ } = uplink;
-                    add(*cidr, next_hop.into(), device, mtu, RouteKind::REMOTE);
-                    carried = true;
-                }
+        let own = ways.own();
+        for node in model.nodes().filter(|node| Some(&node.name) != own.map(|own| &own.name)) {
+            ways.add(node, &mut table);
+        }
+        let ours = ways.routing().is_ours();
+        if ours || carries_pods(&table) {
+            let ranges = own.into_iter().flat_map(|own| &own.pod_cidrs);
+            for range in ranges.filter(|range| ours || !self.is_shared(**range)) {
+                add_range(&mut table, *range, entry(*range, RouteKind::LOCAL));
             }
         }
-        if carried || settings.routing == Routing::Native {
-            let own = model.node(&settings.node).into_iter().flat_map(|node| &node.pod_cidrs);
-            for cidr in own.filter(|cidr| !self.is_shared(**cidr)) {
-                let any = Addr::from(cidr.network()).wildcard();
-                add(*cidr, any, 0, 0, RouteKind::LOCAL);
-            }
-        }
-        routes
+        table
     }
 
     /// Whether parts of the range are somewhere else as the kernel has it, as where a network plugin
@@ -139,20 +131,21 @@ impl Network {
     fn is_shared(&self, cidr: IpNet) -> bool {
         self.routes.iter().any(|(range, _, _)| cidr.contains(range))
     }
+}
 
-    /// How we carry packets to pods of another node, if we do.
-    fn carry(&self, routing: Routing, node: &Node, cidr: IpNet) -> Option<(IpAddr, Uplink)> {
-        let next_hop = node.address(Family::of_net(cidr))?;
-        let uplink = match routing {
-            Routing::None => None,
-            Routing::Native => self.uplinks.first(),
-            Routing::Auto => self
-                .uplinks
-                .iter()
-                .find(|uplink| self.routes.contains(&(cidr.trunc(), next_hop, uplink.device))),
-        }?;
-        Some((next_hop, *uplink))
+/// Contents of `ROUTES`.
+pub(super) type RouteTable = HashMap<LpmKey, Route>;
+
+/// Adds a range that the table does not have yet.
+pub(super) fn add_range(table: &mut RouteTable, range: IpNet, route: Route) {
+    for key in prefixes(range) {
+        table.entry(key).or_insert(route);
     }
+}
+
+/// Whether pods are carried by us anywhere.
+pub(super) fn carries_pods(table: &RouteTable) -> bool {
+    table.values().any(|route| matches!(route.kind, RouteKind::REMOTE | RouteKind::TUNNEL))
 }
 
 fn is_link_local(address: IpAddr) -> bool {

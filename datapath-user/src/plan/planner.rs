@@ -1,14 +1,16 @@
 //! The planner: from the model to the maps, a change at a time.
 
 use super::{
-    Change, Network, Notice, Problem, Settings, Tables,
+    Change, Network, Notice, Problem, Routing, Settings, Tables,
     addresses::prefixes,
     claims::Claims,
     compile::{Context, ServicePlan, compile},
     detector::Detected,
     health::HealthCheck,
     host_ports::{HostPorts, compile_pod, served_addresses},
+    network::carries_pods,
     owner::{Claim, Owner},
+    routing::Ways,
     service::{Numbers, ServiceState},
 };
 use crate::model::{Dirty, Family, Model, ObjectName};
@@ -46,6 +48,8 @@ pub struct Planner {
     notices: Vec<Notice>,
     /// Whether the model has been complete once.
     settled: bool,
+    /// Who carries packets between pods, after all.
+    routing: Routing,
 }
 
 impl Planner {
@@ -72,6 +76,7 @@ impl Planner {
             node: Tables::default(),
             notices: Vec::new(),
             settled: false,
+            routing: Routing::None,
         }
     }
 
@@ -203,9 +208,12 @@ impl Planner {
 
     /// Whether pods are carried by us anywhere.
     pub fn carries_pods(&self) -> bool {
-        use datapath_common::RouteKind;
-        self.settings.routing == super::Routing::Native
-            || self.node.routes.values().any(|route| route.kind == RouteKind::REMOTE)
+        self.routing.is_ours() || carries_pods(&self.node.routes)
+    }
+
+    /// Who carries packets between pods: what the operator decided, or what became of `auto`.
+    pub fn routing(&self) -> Routing {
+        self.routing
     }
 
     /// Whether it is known which clients are pods.
@@ -238,9 +246,11 @@ impl Planner {
     fn replan_node(&mut self, model: &Model) -> Change {
         self.detected = self.settings.local.detect(&self.settings, model, &self.network);
         let Detected { ranges, devices } = &self.detected;
+        let ways = Ways::new(&self.settings, &self.network, model);
+        self.routing = ways.routing();
         let next = Tables {
             addresses: self.network.addresses(&self.settings, model),
-            routes: self.network.routes(&self.settings, model),
+            routes: self.network.routes(&ways, model),
             local_clients: ranges.iter().copied().flat_map(prefixes).collect(),
             local_devices: devices.iter().flatten().copied().collect(),
             ..Tables::default()

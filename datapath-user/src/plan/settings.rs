@@ -11,21 +11,50 @@ pub enum Routing {
     None,
     /// We do, straight between nodes.
     Native,
-    /// We do where the kernel itself would send a node's pods straight to that node.
+    /// We do, wrapped in IP between nodes.
+    Ipip,
+    /// We do, straight to nodes in this node's subnet, wrapped to all others.
+    CrossSubnet,
+    /// Where another CNI owns routing: we do where the kernel itself would send a node's pods straight to
+    /// that node. Else as `Native` where all nodes share a subnet, as `CrossSubnet` where not.
     #[default]
     Auto,
+}
+
+impl Routing {
+    /// Whether we know the way to the pods of all nodes.
+    pub const fn is_ours(self) -> bool {
+        match self {
+            Self::Native | Self::Ipip | Self::CrossSubnet => true,
+            Self::None | Self::Auto => false,
+        }
+    }
+
+    /// Whether packets to some nodes may be wrapped.
+    pub const fn has_tunnels(self) -> bool {
+        matches!(self, Self::Ipip | Self::CrossSubnet)
+    }
+
+    /// As flags spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Native => "native",
+            Self::Ipip => "ipip",
+            Self::CrossSubnet => "cross-subnet",
+            Self::Auto => "auto",
+        }
+    }
 }
 
 impl FromStr for Routing {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "none" => Ok(Self::None),
-            "native" => Ok(Self::Native),
-            "auto" => Ok(Self::Auto),
-            other => Err(format!("{other:?} is not one of none, native, auto")),
-        }
+        let all = [Self::None, Self::Native, Self::Ipip, Self::CrossSubnet, Self::Auto];
+        all.into_iter()
+            .find(|routing| routing.name() == text)
+            .ok_or_else(|| format!("{text:?} is not one of {}", all.map(Self::name).join(", ")))
     }
 }
 
@@ -45,6 +74,8 @@ pub struct Settings {
     pub primary: Option<IpAddr>,
     /// Who carries packets between pods.
     pub routing: Routing,
+    /// Whether no other CNI owns routing.
+    pub sole_network: bool,
     /// Where node ports are served.
     pub node_port_addresses: NodePortAddresses,
     /// First and last source port given to flows whose source address is replaced.
@@ -61,6 +92,7 @@ impl Settings {
             local: LocalDetector::default(),
             primary: None,
             routing: Routing::default(),
+            sole_network: false,
             node_port_addresses: NodePortAddresses::default(),
             masquerade_ports: (1024, 29_999),
         }

@@ -484,7 +484,9 @@ pub(super) fn network() -> Network {
     let pod = PodAddress { device: 7, mac: [2; 6], gateway: Some(ip("10.10.1.1")) };
     Network {
         uplinks: vec![Uplink { device: 2, mtu: 1500, mac: [1; 6] }],
-        uplink_addresses: vec![ip("172.18.0.2"), ip("fc00:f853::2")],
+        uplink_addresses: ["172.18.0.2/16", "fc00:f853::2/64"]
+            .map(|subnet| subnet.parse().expect("an address with a prefix"))
+            .into(),
         pods: BTreeMap::from([(ip("10.10.1.2"), pod)]),
         pod_devices: Vec::new(),
         host_addresses: ["172.18.0.2", "fc00:f853::2", "10.10.1.1"].map(ip).into(),
@@ -568,4 +570,103 @@ fn pods_of_other_nodes_are_reached_where_the_kernel_agrees() {
             "a part of the range is on another node"
         );
     }
+}
+
+/// Routes to the other nodes of Calico's reference cluster, as `n1` in 192.168.10.0/24 has them: `n2` is
+/// in its subnet, `n0` behind a router.
+#[test]
+fn tunnels_lead_where_the_mode_says() {
+    let near = "172.16.2.0/24 REMOTE 192.168.10.2 9001";
+    let near_tunnel = "172.16.2.0/24 TUNNEL 192.168.10.2 8981";
+    let far_tunnel = "172.16.9.0/24 TUNNEL 192.168.20.9 8981";
+    let far_tunnel6 = "fd00:16:9::/64 TUNNEL 192.168.20.9 8981";
+    let borrowed = "172.16.1.77/32 TUNNEL 192.168.20.9 8981";
+    let own = "172.16.1.0/24 LOCAL";
+    let peer = |node, tunnelled| {
+        let mtu = if tunnelled { 8981 } else { 0 };
+        format!("{node}/32 PEER {node} {mtu}")
+    };
+    let (near_node, far_node) = ("192.168.10.2", "192.168.20.9");
+    for (routing, sole, expected) in [
+        (Routing::None, true, vec![]),
+        (Routing::Auto, false, vec![]),
+        (
+            Routing::Ipip,
+            false,
+            vec![
+                near_tunnel.into(),
+                far_tunnel.into(),
+                far_tunnel6.into(),
+                borrowed.into(),
+                own.into(),
+                peer(near_node, true),
+                peer(far_node, true),
+            ],
+        ),
+        (
+            Routing::CrossSubnet,
+            false,
+            vec![
+                near.into(),
+                far_tunnel.into(),
+                far_tunnel6.into(),
+                borrowed.into(),
+                own.into(),
+                peer(near_node, false),
+                peer(far_node, true),
+            ],
+        ),
+        (
+            Routing::Auto,
+            true,
+            vec![
+                near.into(),
+                far_tunnel.into(),
+                far_tunnel6.into(),
+                borrowed.into(),
+                own.into(),
+                peer(near_node, false),
+                peer(far_node, true),
+            ],
+        ),
+    ] {
+        let mut settings = Settings::new("n1");
+        settings.routing = routing;
+        settings.sole_network = sole;
+        let mut model = Model::default();
+        for (name, address, ranges) in [
+            ("n1", [192, 168, 10, 1], vec!["172.16.1.0/24"]),
+            ("n2", [192, 168, 10, 2], vec!["172.16.2.0/24"]),
+            ("n0", [192, 168, 20, 9], vec!["172.16.9.0/24", "fd00:16:9::/64", "172.16.1.77/32"]),
+        ] {
+            let mut node = Node::new(name);
+            node.v4 = Some(address.into());
+            node.pod_cidrs = ranges.iter().map(|text| text.parse().expect("a range")).collect();
+            model.apply(Event::Node(node));
+        }
+        let mut planner = Planner::new(settings, &Tables::default());
+        planner.update_network(
+            &model,
+            Network {
+                uplinks: vec![Uplink { device: 2, mtu: 9001, mac: [1; 6] }],
+                uplink_addresses: vec!["192.168.10.1/24".parse().expect("an address")],
+                ..Network::default()
+            },
+        );
+        let found: BTreeSet<String> = planner.tables().routes.iter().map(describe).collect();
+        assert_eq!(found, expected.into_iter().collect(), "{routing:?}");
+        assert_eq!(planner.routing().has_tunnels(), found.contains(far_tunnel), "{routing:?}");
+    }
+}
+
+fn describe((key, route): (&LpmKey, &Route)) -> String {
+    let length = key.prefix_len - if key.addr.is_v4() { 96 } else { 0 };
+    let kind = match route.kind {
+        RouteKind::REMOTE => "REMOTE",
+        RouteKind::TUNNEL => "TUNNEL",
+        RouteKind::PEER => "PEER",
+        RouteKind::LOCAL => return format!("{}/{length} LOCAL", key.addr),
+        other => panic!("{other:?}"),
+    };
+    format!("{}/{length} {kind} {} {}", key.addr, route.next_hop, route.mtu)
 }

@@ -15,7 +15,7 @@ use std::{collections::HashMap, net::IpAddr};
 #[serde(rename_all = "camelCase")]
 pub(super) struct RouteRow {
     destination: IpNet,
-    /// `pod`, `host`, `remote`, `local`, `service` or `client`.
+    /// `pod`, `host`, `remote`, `tunnel`, `local`, `node`, `service` or `client`.
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     via: Option<IpAddr>,
@@ -83,6 +83,8 @@ fn kind(kind: RouteKind) -> &'static str {
         RouteKind::REMOTE => "remote",
         RouteKind::LOCAL => "local",
         RouteKind::SERVICE => "service",
+        RouteKind::TUNNEL => "tunnel",
+        RouteKind::PEER => "node",
         _ => "unknown",
     }
 }

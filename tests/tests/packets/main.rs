@@ -16,6 +16,7 @@ mod node;
 mod ports;
 mod semantics;
 mod stale;
+mod tunnel;
 
 use datapath_common::{ConfigFlags, FlowFlags, FrontendFlags, Outcome, Protocol, RouteKind};
 use frame::{describe, frame, frame_with, icmp_error};

@@ -4,7 +4,7 @@
 use aya::{
     Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions, TestRunResult,
     maps::{
-        Array, HashMap, MapData, PerCpuArray,
+        Array, HashMap, MapData, PerCpuArray, PerCpuHashMap,
         lpm_trie::{Key, LpmTrie},
     },
     programs::{Program, ProgramError, SchedClassifier},
@@ -12,7 +12,7 @@ use aya::{
 use datapath_common::{
     Addr, Address, AddressKind, Backend, BackendList, Be16, Config, ConfigFlags, Flow, Frontend,
     FrontendFlags, FrontendKey, FrontendKind, LpmKey, MemberKey, Outcome, Protocol, Route,
-    RouteKind, SlotKey, Timeouts, Tuple,
+    RouteKind, SlotKey, Timeouts, TunnelStats, Tuple, tunnel_overhead,
 };
 use nix::sched::{CloneFlags, unshare};
 use std::{
@@ -176,10 +176,37 @@ impl Node {
         self.hash::<Addr, Address>("ADDRESSES").remove(&Abi(addr(address))).expect("the address");
     }
 
-    /// Pods of another node.
+    /// Pods of another node, straight; or another range.
     pub(crate) fn route(&mut self, range: &str, prefix: u8, kind: RouteKind, next_hop: &str) {
         let value = Route { next_hop: addr(next_hop), device: DEVICE, mtu: 1500, kind, pad: 0 };
         self.prefix("ROUTES", LpmKey::new(addr(range), prefix), value);
+    }
+
+    /// Another node and its pods, behind a tunnel.
+    pub(crate) fn tunnel(&mut self, node: &str, ranges: &[(&str, u8)]) {
+        let mtu = 1500 - tunnel_overhead(addr(node));
+        let kind = RouteKind::PEER;
+        let peer = Route { next_hop: addr(node), device: 0, mtu: 0, kind, pad: 0 };
+        let length = if addr(node).is_v4() { 32 } else { 128 };
+        self.prefix("ROUTES", LpmKey::new(addr(node), length), peer);
+        for (range, prefix) in ranges {
+            let kind = RouteKind::TUNNEL;
+            let value = Route { device: DEVICE, mtu, kind, ..peer };
+            self.prefix("ROUTES", LpmKey::new(addr(range), *prefix), value);
+        }
+    }
+
+    /// What went through the tunnels of a node.
+    pub(crate) fn tunnel_stats(&self, node: &str) -> TunnelStats {
+        let map = self.ebpf.map("TUNNELS").expect("TUNNELS");
+        let map = PerCpuHashMap::<_, Abi<Addr>, Abi<TunnelStats>>::try_from(map).expect("a map");
+        let Ok(values) = map.get(&Abi(addr(node)), 0) else { return TunnelStats::default() };
+        values.iter().fold(TunnelStats::default(), |sum, Abi(one)| TunnelStats {
+            sent_packets: sum.sent_packets + one.sent_packets,
+            sent_bytes: sum.sent_bytes + one.sent_bytes,
+            received_packets: sum.received_packets + one.received_packets,
+            received_bytes: sum.received_bytes + one.received_bytes,
+        })
     }
 
     /// Sources that count as pods.

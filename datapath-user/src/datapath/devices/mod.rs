@@ -63,6 +63,8 @@ pub struct Snapshot {
     pub devices: BTreeMap<u32, Device>,
     /// Addresses of the node, each with the devices that have it.
     pub addresses: BTreeMap<IpAddr, BTreeSet<u32>>,
+    /// The length of the prefix that each of them has.
+    pub prefix_lengths: BTreeMap<IpAddr, u8>,
     /// Unicast routes of the main table.
     pub routes: Vec<KernelRoute>,
     /// MAC addresses of neighbours, by device and address.
@@ -224,6 +226,7 @@ mod tests {
                 .into_iter()
                 .map(|(address, holders)| (ip(address), holders.into_iter().collect()))
                 .collect(),
+            prefix_lengths: BTreeMap::new(),
             routes: vec![
                 route("0.0.0.0/0", Some("172.18.0.1"), 2),
                 route("172.18.0.0/16", None, 2),

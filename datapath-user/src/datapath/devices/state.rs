@@ -33,7 +33,8 @@ type NeighbourKey = (u32, IpAddr);
 #[derive(Debug, Default)]
 pub(super) struct State {
     devices: BTreeMap<u32, Device>,
-    addresses: BTreeSet<(u32, IpAddr)>,
+    /// Devices and their addresses, with the lengths of the prefixes.
+    addresses: BTreeMap<(u32, IpAddr), u8>,
     routes: BTreeMap<RouteKey, Vec<KernelRoute>>,
     neighbours: BTreeMap<NeighbourKey, [u8; 6]>,
 }
@@ -52,7 +53,7 @@ impl State {
                 self.addresses.extend(address(message));
             }
             RouteNetlinkMessage::DelAddress(message) => {
-                if let Some(key) = address(message) {
+                if let Some((key, _)) = address(message) {
                     self.addresses.remove(&key);
                 }
                 return Effect::Untold;
@@ -77,14 +78,17 @@ impl State {
     /// The state for others to read.
     pub(super) fn snapshot(&self) -> Snapshot {
         let mut addresses: BTreeMap<IpAddr, BTreeSet<u32>> = BTreeMap::new();
-        for (device, address) in &self.addresses {
+        let mut prefix_lengths = BTreeMap::new();
+        for ((device, address), prefix_length) in &self.addresses {
             addresses.entry(*address).or_default().insert(*device);
+            prefix_lengths.insert(*address, *prefix_length);
         }
         let is_up =
             |route: &&KernelRoute| self.devices.get(&route.device).is_some_and(|device| device.up);
         Snapshot {
             devices: self.devices.clone(),
             addresses,
+            prefix_lengths,
             routes: self.routes.values().flatten().filter(is_up).cloned().collect(),
             neighbours: self.neighbours.clone(),
         }
@@ -161,7 +165,7 @@ fn device(message: &LinkMessage) -> Option<Device> {
     (!device.name.is_empty()).then_some(device)
 }
 
-fn address(message: &AddressMessage) -> Option<(u32, IpAddr)> {
+fn address(message: &AddressMessage) -> Option<((u32, IpAddr), u8)> {
     let (mut local, mut address) = (None, None);
     for attribute in &message.attributes {
         match attribute {
@@ -171,7 +175,7 @@ fn address(message: &AddressMessage) -> Option<(u32, IpAddr)> {
             _ => {}
         }
     }
-    Some((message.header.index, local.or(address)?))
+    Some(((message.header.index, local.or(address)?), message.header.prefix_len))
 }
 
 /// The routes of a message, one per next hop, if they are unicast routes of the main table.

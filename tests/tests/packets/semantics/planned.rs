@@ -108,7 +108,7 @@ fn network() -> Network {
     });
     Network {
         uplinks: vec![Uplink { device: DEVICE, mtu: 1500, mac: [2, 0, 0, 0, 0, 3] }],
-        uplink_addresses: HERE.address().both().to_vec(),
+        uplink_addresses: HERE.address().both().map(ipnet::IpNet::from).to_vec(),
         pods: pods.collect(),
         host_addresses: own().into(),
         ..Network::default()

@@ -1,0 +1,136 @@
+//! The ways to the pods of other nodes.
+
+use super::{
+    Network, Routing, Settings, Uplink,
+    network::{RouteTable, add_range},
+};
+use crate::model::{Family, Model, Node};
+use datapath_common::{Addr, Route, RouteKind, tunnel_overhead};
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// How packets reach another node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// As they are, to this next hop.
+    Straight(IpAddr),
+    /// Wrapped, to this other end.
+    Tunnel(IpAddr),
+}
+
+/// This node's view of the others.
+pub(super) struct Ways<'a> {
+    routing: Routing,
+    network: &'a Network,
+    own: Option<&'a Node>,
+}
+
+impl<'a> Ways<'a> {
+    pub(super) fn new(settings: &Settings, network: &'a Network, model: &'a Model) -> Self {
+        let own = model.node(&settings.node);
+        let mut ways = Self { routing: settings.routing, network, own };
+        if settings.routing == Routing::Auto && settings.sole_network {
+            let near = |address| ways.is_near(address);
+            let share = model.nodes().flat_map(Node::addresses).all(near);
+            ways.routing = if share { Routing::Native } else { Routing::CrossSubnet };
+        }
+        ways
+    }
+
+    /// Who carries packets between pods, after all.
+    pub(super) fn routing(&self) -> Routing {
+        self.routing
+    }
+
+    /// This node's object.
+    pub(super) fn own(&self) -> Option<&'a Node> {
+        self.own
+    }
+
+    /// Routes to the pods of `node` and, where the routing is ours, to the node itself. More specific
+    /// ranges win by themselves; of two nodes with the same range the first has it.
+    pub(super) fn add(&self, node: &Node, table: &mut RouteTable) {
+        for range in &node.pod_cidrs {
+            if let Some((way, uplink)) = self.to_pods(node, *range) {
+                add_range(table, *range, route(way, uplink));
+            }
+        }
+        let Some(uplink) = self.network.uplinks.first().filter(|_| self.routing.is_ours()) else {
+            return;
+        };
+        for address in node.addresses() {
+            add_range(table, address.into(), self.peer(node, address, *uplink));
+        }
+    }
+
+    /// How we carry packets to pods of another node, if we do.
+    fn to_pods(&self, node: &Node, range: IpNet) -> Option<(Way, Uplink)> {
+        let family = Family::of_net(range);
+        let first = self.network.uplinks.first().copied();
+        match self.routing {
+            Routing::None => None,
+            Routing::Auto => {
+                let next_hop = node.address(family)?;
+                let by_kernel = |uplink: &&Uplink| {
+                    self.network.routes.contains(&(range.trunc(), next_hop, uplink.device))
+                };
+                let uplink = self.network.uplinks.iter().find(by_kernel)?;
+                Some((Way::Straight(next_hop), *uplink))
+            }
+            Routing::Native => Some((Way::Straight(node.address(family)?), first?)),
+            Routing::Ipip => Some((Way::Tunnel(self.far_end(node)?), first?)),
+            Routing::CrossSubnet => match node.address(family).filter(|ip| self.is_near(*ip)) {
+                Some(next_hop) => Some((Way::Straight(next_hop), first?)),
+                None => Some((Way::Tunnel(self.far_end(node)?), first?)),
+            },
+        }
+    }
+
+    /// The entry of a node's own address.
+    fn peer(&self, node: &Node, address: IpAddr, uplink: Uplink) -> Route {
+        let wrapped = match self.routing {
+            Routing::Ipip => true,
+            Routing::CrossSubnet => !self.is_near(address),
+            Routing::None | Routing::Auto | Routing::Native => false,
+        };
+        let any = Addr::from(address).wildcard();
+        let next_hop = self.far_end(node).map_or(any, Addr::from);
+        let kind = RouteKind::PEER;
+        match self.far_end(node).filter(|_| wrapped) {
+            Some(far_end) => Route { kind, ..route(Way::Tunnel(far_end), uplink) },
+            None => Route { next_hop, device: 0, mtu: 0, kind, pad: 0 },
+        }
+    }
+
+    /// Where a tunnel to `node` ends: IPv4 where both nodes have it, since its header is smaller.
+    fn far_end(&self, node: &Node) -> Option<IpAddr> {
+        let both = |family: &Family| {
+            self.network.node_address(self.own, *family)?;
+            node.address(*family)
+        };
+        Family::ALL.iter().find_map(both)
+    }
+
+    /// Whether an address is in the subnet of this node: its own address with the mask that it has
+    /// on its device.
+    fn is_near(&self, address: IpAddr) -> bool {
+        let own = self.network.node_address(self.own, Family::of(address));
+        let mut subnets = self.network.uplink_addresses.iter();
+        subnets.any(|subnet| Some(subnet.addr()) == own && subnet.contains(&address))
+    }
+}
+
+fn route(way: Way, uplink: Uplink) -> Route {
+    let Uplink { device, mtu, mac: _ } = uplink;
+    match way {
+        Way::Straight(next_hop) => {
+            let next_hop = next_hop.into();
+            Route { next_hop, device, mtu, kind: RouteKind::REMOTE, pad: 0 }
+        }
+        Way::Tunnel(far_end) => {
+            let next_hop = Addr::from(far_end);
+            let mtu = mtu.saturating_sub(tunnel_overhead(next_hop));
+            Route { next_hop, device, mtu, kind: RouteKind::TUNNEL, pad: 0 }
+        }
+    }
+}
