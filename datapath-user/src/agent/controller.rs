@@ -14,7 +14,7 @@ use crate::{
     health::{KernelNumbers, Telemetry},
     k8s::{News, SavedServers},
     model::{Dirty, Event, Family, Kind, Model, Node, ObjectName},
-    plan::{Change, HealthCheck, Keys, Notice, Planner, Settings},
+    plan::{Change, HealthCheck, KernelRoutes, Keys, Notice, Planner, Settings},
 };
 use datapath_common::{Config, FrontendKind};
 use std::{
@@ -78,6 +78,8 @@ pub struct Controller<K> {
     /// Devices that programs are attached to, by index.
     attached: BTreeMap<u32, Device>,
     config: Option<Config>,
+    /// Routes that the kernel's main table was last given.
+    routes: Option<KernelRoutes>,
     host_hooks: HostHooks,
 }
 
@@ -114,6 +116,7 @@ impl<K: Kernel> Controller<K> {
             view: View::default(),
             attached: BTreeMap::new(),
             config: None,
+            routes: None,
             host_hooks: HostHooks::Missing,
         })
     }
@@ -198,6 +201,9 @@ impl<K: Kernel> Controller<K> {
         let mut written = full || (self.write(&network) && self.write(&change));
         if audit {
             written &= self.write_all();
+        }
+        if audit || self.routes.as_ref() != Some(self.planner.kernel_routes()) {
+            self.set_routes();
         }
         self.set_config();
         if full && written {
@@ -347,6 +353,19 @@ impl<K: Kernel> Controller<K> {
                 Ok(links) => info!(links, "programs detached from other devices"),
                 Err(error) => warn!(%error, "other devices could not be checked"),
             }
+        }
+    }
+
+    /// Keeps the kernel's own routes in step; what fails is tried again with the next change or audit.
+    fn set_routes(&mut self) {
+        match self.kernel.set_routes(self.planner.kernel_routes()) {
+            Ok(changed) => {
+                self.routes = Some(self.planner.kernel_routes().clone());
+                if changed > 0 {
+                    info!(changed, "routes of the kernel changed");
+                }
+            }
+            Err(error) => error!(%error, "the kernel's routes could not be changed"),
         }
     }
 

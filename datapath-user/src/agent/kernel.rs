@@ -2,7 +2,7 @@
 
 use crate::{
     datapath::{Datapath, Device, Error, MapFill, Repairs, SweepReport},
-    plan::{Change, Tables},
+    plan::{Change, KernelRoutes, Tables},
 };
 use datapath_common::{Config, Outcome, ServiceStats};
 use std::{collections::HashMap, path::PathBuf};
@@ -13,6 +13,8 @@ pub trait Kernel {
     fn dump(&self) -> Result<Tables, Error>;
     /// Changes the maps, in the order documented on [`Change`].
     fn apply(&mut self, change: &Change) -> Result<(), Error>;
+    /// Makes our routes in the kernel's main table those that are wanted; how many were changed.
+    fn set_routes(&mut self, wanted: &KernelRoutes) -> Result<usize, Error>;
     /// Writes `CONFIG`.
     fn set_config(&mut self, config: &Config) -> Result<(), Error>;
     /// Attaches the programs to the node's end of a pod's interface.
@@ -46,6 +48,10 @@ impl Kernel for Datapath {
 
     fn apply(&mut self, change: &Change) -> Result<(), Error> {
         self.apply(change)
+    }
+
+    fn set_routes(&mut self, wanted: &KernelRoutes) -> Result<usize, Error> {
+        self.set_routes(wanted)
     }
 
     fn set_config(&mut self, config: &Config) -> Result<(), Error> {

@@ -14,7 +14,7 @@ use crate::{
         Endpoint, Event, HostPort, Kind, Node, ObjectName, Pod, Protocol, Service, ServicePort,
         Slice, SlicePort,
     },
-    plan::{Change, Settings, Tables},
+    plan::{Change, KernelRoutes, Settings, Tables},
 };
 use datapath_common::{Config, ConfigFlags, FrontendKind, Outcome, RouteKind, ServiceStats};
 use std::{
@@ -78,6 +78,10 @@ impl Kernel for Fake {
         tables.local_clients.retain(|key| !remove.local_clients.contains(key));
         tables.local_devices.retain(|key| !remove.local_devices.contains(key));
         Ok(())
+    }
+
+    fn set_routes(&mut self, _: &KernelRoutes) -> Result<usize, Error> {
+        Ok(0)
     }
 
     fn set_config(&mut self, config: &Config) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 use super::{
     Error, Options,
     attach::{devices, entries, remove_filters},
+    kernel_routes,
     link::remove_link,
     loopback,
     pin::{MOUNT_SOURCE, OWN_CGROUP2, mounts},
@@ -17,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Removes every program, link, map, filter, folder and mount of ours from this network namespace and
+/// Removes every program, link, map, filter, route, folder and mount of ours from this network namespace and
 /// from [`Options::bpffs`], whether or not an agent runs. Pins of other versions go too. Returns a
 /// line for each thing removed.
 pub fn cleanup(options: &Options) -> Result<Vec<String>, Error> {
@@ -40,6 +41,9 @@ pub fn cleanup(options: &Options) -> Result<Vec<String>, Error> {
         for program in remove_filters(index, &name)? {
             lines.push(format!("removed the filter {program} from the device {name}"));
         }
+    }
+    for range in kernel_routes::remove_all()? {
+        lines.push(format!("removed the route to {range}"));
     }
     for version in &versions {
         for pin in entries(&version.join("maps"))? {

@@ -3,6 +3,7 @@
 mod attach;
 mod cleanup;
 mod error;
+mod kernel_routes;
 mod link;
 mod load;
 mod loopback;
@@ -23,7 +24,7 @@ pub use loopback::LOOPBACK;
 pub use pin::prepare_bpffs;
 pub use reader::{Attachment, Reader, monotonic_now};
 
-use crate::plan::{Change, Tables};
+use crate::plan::{Change, KernelRoutes, Tables};
 use attach::Attachments;
 use datapath_common::{Config, Flow, Outcome, ServiceStats, Tuple};
 use load::Programs;
@@ -135,6 +136,12 @@ impl Datapath {
     /// already are kept.
     pub fn apply(&mut self, change: &Change) -> Result<(), Error> {
         self.maps.apply(change)
+    }
+
+    /// Makes our routes in the kernel's main table those that are wanted; returns how many were
+    /// changed.
+    pub fn set_routes(&mut self, wanted: &KernelRoutes) -> Result<usize, Error> {
+        kernel_routes::set(wanted)
     }
 
     /// Writes `CONFIG`.

@@ -170,10 +170,24 @@ pub(super) fn node(object: &core::Node, names: &mut Names) -> Node {
         } else {
             of.nets("spec.podCIDR", spec.pod_cidr.iter())
         };
+        node.pod_cidrs = node.pod_cidrs.into_iter().chain(further_blocks(&of, object)).collect();
         node.leaving |=
             spec.taints.iter().flatten().any(|taint| taint.key == "ToBeDeletedByClusterAutoscaler");
     }
     node
+}
+
+/// Blocks of pod addresses besides `spec.podCIDRs`, ranges with commas between them.
+fn further_blocks(of: &Of<'_>, object: &core::Node) -> Box<[IpNet]> {
+    const ANNOTATION: &str = "datapath/pod-blocks";
+    let annotations = object.metadata.annotations.as_ref();
+    let text = annotations.and_then(|all| all.get(ANNOTATION)).map_or("", String::as_str);
+    let blocks: Vec<String> = text
+        .split(',')
+        .map(|block| block.trim().to_owned())
+        .filter(|block| !block.is_empty())
+        .collect();
+    of.nets(ANNOTATION, blocks.iter())
 }
 
 /// A ServiceCIDR.

@@ -37,5 +37,6 @@ pub use node_ports::NodePortAddresses;
 pub use notice::{Notice, Problem};
 pub use owner::Owner;
 pub use planner::{NoLocalEndpoints, Planner};
+pub use routing::{Hop, KernelRoutes};
 pub use settings::{Routing, Settings};
 pub use tables::{Change, Keys, Tables};

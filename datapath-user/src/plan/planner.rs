@@ -10,7 +10,7 @@ use super::{
     host_ports::{HostPorts, compile_pod, served_addresses},
     network::carries_pods,
     owner::{Claim, Owner},
-    routing::Ways,
+    routing::{KernelRoutes, Ways},
     service::{Numbers, ServiceState},
 };
 use crate::model::{Dirty, Family, Model, ObjectName};
@@ -50,6 +50,7 @@ pub struct Planner {
     settled: bool,
     /// Who carries packets between pods, after all.
     routing: Routing,
+    kernel_routes: KernelRoutes,
 }
 
 impl Planner {
@@ -77,6 +78,7 @@ impl Planner {
             notices: Vec::new(),
             settled: false,
             routing: Routing::None,
+            kernel_routes: KernelRoutes::new(),
         }
     }
 
@@ -211,6 +213,11 @@ impl Planner {
         self.routing.is_ours() || carries_pods(&self.node.routes)
     }
 
+    /// Routes that the kernel's main table should hold.
+    pub fn kernel_routes(&self) -> &KernelRoutes {
+        &self.kernel_routes
+    }
+
     /// Who carries packets between pods: what the operator decided, or what became of `auto`.
     pub fn routing(&self) -> Routing {
         self.routing
@@ -248,6 +255,7 @@ impl Planner {
         let Detected { ranges, devices } = &self.detected;
         let ways = Ways::new(&self.settings, &self.network, model);
         self.routing = ways.routing();
+        self.kernel_routes = ways.kernel_routes(model);
         let next = Tables {
             addresses: self.network.addresses(&self.settings, model),
             routes: self.network.routes(&ways, model),

@@ -7,7 +7,7 @@ use super::{
 use crate::model::{Family, Model, Node};
 use datapath_common::{Addr, Route, RouteKind, tunnel_overhead};
 use ipnet::IpNet;
-use std::net::IpAddr;
+use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 
 /// How packets reach another node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,6 +17,20 @@ enum Way {
     /// Wrapped, to this other end.
     Tunnel(IpAddr),
 }
+
+/// A route of the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hop {
+    /// The next hop.
+    pub gateway: IpAddr,
+    /// Index of the device that it is behind.
+    pub device: u32,
+    /// Largest IP packet in bytes, where it is less than the device takes.
+    pub mtu: Option<u16>,
+}
+
+/// Routes of the kernel by range.
+pub type KernelRoutes = BTreeMap<IpNet, Hop>;
 
 /// This node's view of the others.
 pub(super) struct Ways<'a> {
@@ -55,11 +69,11 @@ impl<'a> Ways<'a> {
                 add_range(table, *range, route(way, uplink));
             }
         }
-        let Some(uplink) = self.network.uplinks.first().filter(|_| self.routing.is_ours()) else {
+        if !self.routing.is_ours() {
             return;
-        };
+        }
         for address in node.addresses() {
-            add_range(table, address.into(), self.peer(node, address, *uplink));
+            add_range(table, address.into(), self.peer(node, address));
         }
     }
 
@@ -86,20 +100,52 @@ impl<'a> Ways<'a> {
         }
     }
 
-    /// The entry of a node's own address.
-    fn peer(&self, node: &Node, address: IpAddr, uplink: Uplink) -> Route {
-        let wrapped = match self.routing {
-            Routing::Ipip => true,
-            Routing::CrossSubnet => !self.is_near(address),
-            Routing::None | Routing::Auto | Routing::Native => false,
-        };
-        let any = Addr::from(address).wildcard();
-        let next_hop = self.far_end(node).map_or(any, Addr::from);
-        let kind = RouteKind::PEER;
-        match self.far_end(node).filter(|_| wrapped) {
-            Some(far_end) => Route { kind, ..route(Way::Tunnel(far_end), uplink) },
-            None => Route { next_hop, device: 0, mtu: 0, kind, pad: 0 },
+    /// What the kernel should route itself, where the routing is ours: processes of this node have
+    /// packets for pods too. The stack fragments what is to be wrapped, so it must know what fits.
+    pub(super) fn kernel_routes(&self, model: &Model) -> KernelRoutes {
+        let mut routes = KernelRoutes::new();
+        let others = model.nodes().filter(|node| Some(&node.name) != self.own.map(|own| &own.name));
+        for node in others.filter(|_| self.routing.is_ours()) {
+            for range in &node.pod_cidrs {
+                if let Some(hop) = self.kernel_hop(node, *range) {
+                    routes.entry(range.trunc()).or_insert(hop);
+                }
+            }
         }
+        routes
+    }
+
+    /// The way to pods of another node as the kernel must see it: what is wrapped leaves by the
+    /// neighbour that is next on the way to that node.
+    fn kernel_hop(&self, node: &Node, range: IpNet) -> Option<Hop> {
+        let (way, uplink) = self.to_pods(node, range)?;
+        let device = uplink.device;
+        match way {
+            Way::Straight(gateway) => Some(Hop { gateway, device, mtu: None }),
+            Way::Tunnel(_) => {
+                let gateway = self.neighbour(node.address(Family::of_net(range))?, device)?;
+                Some(Hop { gateway, device, mtu: Some(route(way, uplink).mtu) })
+            }
+        }
+    }
+
+    /// The neighbour by way of which an address is reached through a device.
+    fn neighbour(&self, address: IpAddr, device: u32) -> Option<IpAddr> {
+        if self.is_near(address) {
+            return Some(address);
+        }
+        let candidates = self.network.routes.iter().filter(|(range, gateway, through)| {
+            *through == device && gateway.is_ipv4() == address.is_ipv4() && range.contains(&address)
+        });
+        candidates
+            .max_by_key(|(range, gateway, _)| (range.prefix_len(), Reverse(*gateway)))
+            .map(|(_, gateway, _)| *gateway)
+    }
+
+    /// The entry of a node's own address.
+    fn peer(&self, node: &Node, address: IpAddr) -> Route {
+        let next_hop = self.far_end(node).map_or(Addr::from(address).wildcard(), Addr::from);
+        Route { next_hop, device: 0, mtu: 0, kind: RouteKind::PEER, pad: 0 }
     }
 
     /// Where a tunnel to `node` ends: IPv4 where both nodes have it, since its header is smaller.

@@ -582,10 +582,7 @@ fn tunnels_lead_where_the_mode_says() {
     let far_tunnel6 = "fd00:16:9::/64 TUNNEL 192.168.20.9 8981";
     let borrowed = "172.16.1.77/32 TUNNEL 192.168.20.9 8981";
     let own = "172.16.1.0/24 LOCAL";
-    let peer = |node, tunnelled| {
-        let mtu = if tunnelled { 8981 } else { 0 };
-        format!("{node}/32 PEER {node} {mtu}")
-    };
+    let peer = |node| format!("{node}/32 PEER {node} 0");
     let (near_node, far_node) = ("192.168.10.2", "192.168.20.9");
     for (routing, sole, expected) in [
         (Routing::None, true, vec![]),
@@ -599,8 +596,8 @@ fn tunnels_lead_where_the_mode_says() {
                 far_tunnel6.into(),
                 borrowed.into(),
                 own.into(),
-                peer(near_node, true),
-                peer(far_node, true),
+                peer(near_node),
+                peer(far_node),
             ],
         ),
         (
@@ -612,8 +609,8 @@ fn tunnels_lead_where_the_mode_says() {
                 far_tunnel6.into(),
                 borrowed.into(),
                 own.into(),
-                peer(near_node, false),
-                peer(far_node, true),
+                peer(near_node),
+                peer(far_node),
             ],
         ),
         (
@@ -625,8 +622,8 @@ fn tunnels_lead_where_the_mode_says() {
                 far_tunnel6.into(),
                 borrowed.into(),
                 own.into(),
-                peer(near_node, false),
-                peer(far_node, true),
+                peer(near_node),
+                peer(far_node),
             ],
         ),
     ] {
@@ -656,6 +653,70 @@ fn tunnels_lead_where_the_mode_says() {
         let found: BTreeSet<String> = planner.tables().routes.iter().map(describe).collect();
         assert_eq!(found, expected.into_iter().collect(), "{routing:?}");
         assert_eq!(planner.routing().has_tunnels(), found.contains(far_tunnel), "{routing:?}");
+    }
+}
+
+/// The kernel sends what is to be wrapped to the next hop of the node behind it, in pieces that fit.
+#[test]
+fn the_kernel_knows_the_same_ways() {
+    let mut model = Model::default();
+    for (name, address, range) in [
+        ("n1", [192, 168, 10, 1], "172.16.1.0/24"),
+        ("n2", [192, 168, 10, 2], "172.16.2.0/24"),
+        ("n0", [192, 168, 20, 9], "172.16.9.0/24"),
+    ] {
+        let mut node = Node::new(name);
+        node.v4 = Some(address.into());
+        node.pod_cidrs = [range.parse().expect("a range")].into();
+        model.apply(Event::Node(node));
+    }
+    let route =
+        |range: &str, gateway: &str, device| (range.parse().expect("a range"), ip(gateway), device);
+    for (routing, expected) in [
+        (Routing::None, vec![]),
+        (Routing::Auto, vec![]),
+        (
+            Routing::Ipip,
+            vec![
+                ("172.16.2.0/24", "192.168.10.2", Some(8981)),
+                ("172.16.9.0/24", "192.168.10.254", Some(8981)),
+            ],
+        ),
+        (
+            Routing::CrossSubnet,
+            vec![
+                ("172.16.2.0/24", "192.168.10.2", None),
+                ("172.16.9.0/24", "192.168.10.254", Some(8981)),
+            ],
+        ),
+    ] {
+        let mut settings = Settings::new("n1");
+        settings.routing = routing;
+        let mut planner = Planner::new(settings, &Tables::default());
+        planner.update_network(
+            &model,
+            Network {
+                uplinks: vec![Uplink { device: 2, mtu: 9001, mac: [1; 6] }],
+                uplink_addresses: vec!["192.168.10.1/24".parse().expect("an address")],
+                routes: [
+                    route("0.0.0.0/0", "192.168.10.253", 2),
+                    route("192.168.20.0/24", "192.168.10.254", 2),
+                    route("192.168.20.0/28", "10.0.0.1", 3),
+                ]
+                .into(),
+                ..Network::default()
+            },
+        );
+        let found: Vec<_> = planner
+            .kernel_routes()
+            .iter()
+            .map(|(range, hop)| (range.to_string(), hop.gateway.to_string(), hop.mtu))
+            .collect();
+        let expected: Vec<_> = expected
+            .into_iter()
+            .map(|(range, gateway, mtu)| (range.to_owned(), gateway.to_owned(), mtu))
+            .collect();
+        assert_eq!(found, expected, "{routing:?}");
     }
 }
 

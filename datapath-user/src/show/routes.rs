@@ -5,7 +5,7 @@ use crate::{
     datapath::{Error, Reader, device_names},
     plan::Tables,
 };
-use datapath_common::{Addr, Address, AddressKind, LpmKey, RouteKind};
+use datapath_common::{Addr, Address, AddressKind, LpmKey, Route, RouteKind, TunnelStats};
 use ipnet::IpNet;
 use serde::Serialize;
 use std::{collections::HashMap, net::IpAddr};
@@ -27,14 +27,32 @@ pub(super) struct RouteRow {
     mac: Option<String>,
     /// Node ports are served here.
     node_port: bool,
+    /// What went through the tunnels of the node behind `via`, for all that it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tunnel: Option<TunnelRow>,
+}
+
+/// Traffic of a tunnel.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TunnelRow {
+    encapsulation: &'static str,
+    sent_packets: u64,
+    sent_bytes: u64,
+    received_packets: u64,
+    received_bytes: u64,
 }
 
 /// All addresses and ranges.
 pub(super) fn read(reader: &Reader) -> Result<Vec<RouteRow>, Error> {
-    Ok(build(&reader.tables()?, &device_names()?))
+    Ok(build(&reader.tables()?, &device_names()?, &reader.tunnels()?))
 }
 
-fn build(tables: &Tables, devices: &HashMap<u32, String>) -> Vec<RouteRow> {
+fn build(
+    tables: &Tables,
+    devices: &HashMap<u32, String>,
+    tunnels: &HashMap<Addr, TunnelStats>,
+) -> Vec<RouteRow> {
     let name = |index: u32| {
         let known = devices.get(&index).cloned();
         (index != 0).then(|| known.unwrap_or_else(|| format!("#{index}")))
@@ -50,6 +68,7 @@ fn build(tables: &Tables, devices: &HashMap<u32, String>) -> Vec<RouteRow> {
             mtu: None,
             mac: (entry.mac != [0; 6]).then(|| mac(entry.mac)),
             node_port: entry.flags & Address::NODE_PORT != 0,
+            tunnel: None,
         });
     }
     for (key, route) in &tables.routes {
@@ -61,6 +80,7 @@ fn build(tables: &Tables, devices: &HashMap<u32, String>) -> Vec<RouteRow> {
             mtu: (route.mtu != 0).then_some(route.mtu),
             mac: None,
             node_port: false,
+            tunnel: tunnel(key, route, tunnels),
         }));
     }
     for key in &tables.local_clients {
@@ -72,10 +92,27 @@ fn build(tables: &Tables, devices: &HashMap<u32, String>) -> Vec<RouteRow> {
             mtu: None,
             mac: None,
             node_port: false,
+            tunnel: None,
         }));
     }
     rows.sort_by_key(|row| (row.kind, row.destination));
     rows
+}
+
+/// How packets to the range are wrapped, if they are, and how many were.
+fn tunnel(key: &LpmKey, route: &Route, tunnels: &HashMap<Addr, TunnelStats>) -> Option<TunnelRow> {
+    if route.kind != RouteKind::TUNNEL {
+        return None;
+    }
+    let TunnelStats { sent_packets, sent_bytes, received_packets, received_bytes } =
+        tunnels.get(&route.next_hop).copied().unwrap_or_default();
+    let encapsulation = match (key.addr.is_v4(), route.next_hop.is_v4()) {
+        (true, true) => "4in4",
+        (false, true) => "6in4",
+        (true, false) => "4in6",
+        (false, false) => "6in6",
+    };
+    Some(TunnelRow { encapsulation, sent_packets, sent_bytes, received_packets, received_bytes })
 }
 
 fn kind(kind: RouteKind) -> &'static str {
@@ -107,15 +144,23 @@ pub(super) fn render(rows: &[RouteRow]) -> String {
             row.device.clone().unwrap_or_else(dash),
             row.mtu.map_or_else(dash, |mtu| mtu.to_string()),
             row.mac.clone().unwrap_or_else(dash),
+            row.tunnel.as_ref().map_or_else(dash, |tunnel| tunnel.encapsulation.to_owned()),
+            row.tunnel.as_ref().map_or_else(dash, |tunnel| {
+                format!("{} ({} B)", tunnel.sent_packets, tunnel.sent_bytes)
+            }),
+            row.tunnel.as_ref().map_or_else(dash, |tunnel| {
+                format!("{} ({} B)", tunnel.received_packets, tunnel.received_bytes)
+            }),
         ]
     };
-    table(["destination", "kind", "via", "device", "#mtu", "mac"], rows.iter().map(line).collect())
+    let columns =
+        ["destination", "kind", "via", "device", "#mtu", "mac", "tunnel", "#sent", "#received"];
+    table(columns, rows.iter().map(line).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datapath_common::Route;
     use std::net::Ipv4Addr;
 
     #[test]
@@ -129,13 +174,17 @@ mod tests {
         let route = Route { next_hop: ip(9, 9), device: 2, mtu: 1500, kind, pad: 0 };
         tables.routes.insert(LpmKey::new(ip(1, 0), 24), route);
         tables.local_clients.insert(LpmKey::new(ip(0, 0), 16));
-        let rows = build(&tables, &[(2, "eth0".to_owned())].into());
+        let tunnel = Route { mtu: 1480, kind: RouteKind::TUNNEL, ..route };
+        tables.routes.insert(LpmKey::new(ip(2, 0), 24), tunnel);
+        let stats = TunnelStats { sent_packets: 1, sent_bytes: 84, ..TunnelStats::default() };
+        let rows = build(&tables, &[(2, "eth0".to_owned())].into(), &[(ip(9, 9), stats)].into());
         assert_eq!(
             render(&rows),
-            "DESTINATION   KIND    VIA        DEVICE   MTU  MAC\n\
-             10.10.0.0/16  client  -          -          -  -\n\
-             10.10.3.2/32  pod     10.10.3.1  #5         -  02:02:02:02:02:02\n\
-             10.10.1.0/24  remote  10.10.9.9  eth0    1500  -\n"
+            "DESTINATION   KIND    VIA        DEVICE   MTU  MAC                TUNNEL      SENT  RECEIVED\n\
+             10.10.0.0/16  client  -          -          -  -                  -              -         -\n\
+             10.10.3.2/32  pod     10.10.3.1  #5         -  02:02:02:02:02:02  -              -         -\n\
+             10.10.1.0/24  remote  10.10.9.9  eth0    1500  -                  -              -         -\n\
+             10.10.2.0/24  tunnel  10.10.9.9  eth0    1480  -                  4in4    1 (84 B)   0 (0 B)\n"
         );
     }
 }

@@ -109,7 +109,8 @@ fn slices_that_proxies_do_not_read() {
 #[test]
 fn fields_of_a_node() {
     let object = json!({
-        "metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "z"}},
+        "metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "z"},
+                     "annotations": {"datapath/pod-blocks": "10.1.7.0/26, 10.2.0.9/32,"}},
         "spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00::/64"],
                  "taints": [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]},
         "status": {"addresses": [
@@ -121,7 +122,8 @@ fn fields_of_a_node() {
     let node = node(&serde_json::from_value(object).expect("a Node"), &mut Names::default());
     assert_eq!(node.v4, Some([172, 18, 0, 2].into()));
     assert!(node.v6.is_some() && node.leaving && node.zone.as_deref() == Some("z"));
-    assert_eq!(node.pod_cidrs.len(), 2);
+    let blocks: Vec<_> = node.pod_cidrs.iter().map(ToString::to_string).collect();
+    assert_eq!(blocks, ["10.1.0.0/24", "fd00::/64", "10.1.7.0/26", "10.2.0.9/32"]);
 }
 
 #[test]
