@@ -6,6 +6,7 @@ use crate::{
     proxy::Kind,
     service::{Service, web, web_ports},
     state::State,
+    topology::{CALICO, MYK8S, Topology},
     tour,
 };
 use anyhow::{Context as _, Result, bail};
@@ -94,18 +95,54 @@ enum Switch {
     Off,
 }
 
+/// Which reference cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Cluster {
+    /// The kind cluster: one network.
+    Myk8s,
+    /// Calico's IPIP cluster: two networks and a router.
+    Calico,
+}
+
+impl Cluster {
+    fn topology(self) -> &'static Topology {
+        match self {
+            Self::Myk8s => &MYK8S,
+            Self::Calico => &CALICO,
+        }
+    }
+}
+
 /// Who routes to pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Routing {
-    /// The agent of this project.
+    /// The agent, straight.
     Native,
+    /// The agent, wrapped in IP.
+    Ipip,
+    /// The agent, wrapped between subnets.
+    CrossSubnet,
     /// The node's own routes.
     None,
+}
+
+impl Routing {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Ipip => "ipip",
+            Self::CrossSubnet => "cross-subnet",
+            Self::None => "none",
+        }
+    }
 }
 
 /// What the cluster is to be.
 #[derive(Debug, Args)]
 pub struct Shape {
+    /// Which cluster.
+    #[arg(long, value_enum, default_value_t = Cluster::Myk8s)]
+    cluster: Cluster,
     /// Pods on each node.
     #[arg(long, default_value_t = 2)]
     pods: u8,
@@ -115,9 +152,10 @@ pub struct Shape {
     /// Whether the socket hooks are used.
     #[arg(long, value_enum, default_value_t = Switch::On)]
     socket_lb: Switch,
-    /// Who routes to pods.
-    #[arg(long, value_enum, default_value_t = Routing::Native)]
-    routing: Routing,
+    /// Who routes to pods; unless told otherwise the agent, wrapped where the cluster has two
+    /// networks.
+    #[arg(long, value_enum)]
+    routing: Option<Routing>,
     /// No control plane: the agents read files.
     #[arg(long)]
     source: bool,
@@ -129,7 +167,7 @@ impl Shape {
         match self.proxy {
             Who::Datapath => Some(Kind::Datapath {
                 socket_lb: self.socket_lb == Switch::On,
-                native: self.routing == Routing::Native,
+                routing: self.routing().name(),
             }),
             Who::Iptables => Some(Kind::KubeProxy("iptables")),
             Who::Nftables => Some(Kind::KubeProxy("nftables")),
@@ -137,13 +175,25 @@ impl Shape {
         }
     }
 
+    fn routing(&self) -> Routing {
+        let default = match self.cluster {
+            Cluster::Myk8s => Routing::Native,
+            Cluster::Calico => Routing::Ipip,
+        };
+        self.routing.unwrap_or(default)
+    }
+
     /// Makes the cluster with the Services `web` and `host`.
     fn up(&self) -> Result<(Lab, Service)> {
-        let mut builder = Lab::builder().pods_per_node(self.pods).host_pods();
+        let topology = self.cluster.topology();
+        let mut builder = Lab::builder().topology(topology).pods_per_node(self.pods).host_pods();
         if self.source {
             builder = builder.source_mode();
         }
         let lab = builder.up()?;
+        if self.cluster == Cluster::Calico {
+            lab.create_pods(tour::pods(topology))?;
+        }
         if let Some(kind) = self.kind() {
             lab.start_proxies(kind)?;
         }
@@ -158,12 +208,13 @@ impl Shape {
         fn name(value: &impl ValueEnum) -> String {
             value.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
         }
-        let Self { pods, proxy, socket_lb, routing, source } = self;
+        let Self { cluster, pods, proxy, socket_lb, routing: _, source } = self;
         let mut arguments = vec![
+            format!("--cluster={}", name(cluster)),
             format!("--pods={pods}"),
             format!("--proxy={}", name(proxy)),
             format!("--socket-lb={}", name(socket_lb)),
-            format!("--routing={}", name(routing)),
+            format!("--routing={}", self.routing().name()),
         ];
         if *source {
             arguments.push("--source".to_owned());

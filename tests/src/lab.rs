@@ -10,7 +10,7 @@ use crate::{
     proxy::{self, Kind, Origin, Proxy},
     source::Source,
     space::{Space, lock},
-    topology::{BRIDGE, CONTROL_PLANE, Dual, NODES, NodeSpec, OUTSIDE, SERVICE_RANGES},
+    topology::{BRIDGE, Dual, MYK8S, NodeSpec, OUTSIDE, SERVICE_RANGES, Topology},
     wire,
 };
 use anyhow::{Context as _, Result, bail, ensure};
@@ -27,12 +27,20 @@ use std::{
 /// What a lab is to be; [`Builder::up`] makes it.
 #[derive(Clone, Debug)]
 pub struct Builder {
+    topology: &'static Topology,
     pods_per_node: u8,
     host_pods: bool,
     source_mode: bool,
 }
 
 impl Builder {
+    /// Which cluster; `myk8s` unless told otherwise.
+    #[must_use]
+    pub fn topology(mut self, topology: &'static Topology) -> Self {
+        self.topology = topology;
+        self
+    }
+
     /// Number of pods on each node, named `web-NODE-1`, `web-NODE-2`…, with the label `app: web`.
     #[must_use]
     pub fn pods_per_node(mut self, count: u8) -> Self {
@@ -60,9 +68,9 @@ impl Builder {
             bail!(reason);
         }
         host::sweep()?;
-        let lab = Lab::bare(self.source_mode)?;
+        let lab = Lab::bare(self.topology, self.source_mode)?;
         let mut specs = Vec::new();
-        for spec in &NODES {
+        for spec in &self.topology.nodes {
             for index in 1..=self.pods_per_node {
                 let name = format!("web-{}-{index}", spec.short());
                 specs.push(PodSpec::new(&name, spec, "web"));
@@ -80,6 +88,8 @@ impl Builder {
 /// A node of the lab.
 #[derive(Debug)]
 pub struct Node {
+    /// The cluster.
+    pub topology: &'static Topology,
     /// Its place in the cluster.
     pub spec: &'static NodeSpec,
     /// Its namespace; what asks from here asks as a process of the node.
@@ -131,6 +141,7 @@ enum Cluster {
 #[derive(Debug)]
 pub struct Lab {
     id: String,
+    topology: &'static Topology,
     folder: PathBuf,
     nodes: Vec<Node>,
     bridge: Arc<Space>,
@@ -143,13 +154,13 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// The reference cluster without pods, unless the builder is told otherwise.
+    /// The reference cluster `myk8s` without pods, unless the builder is told otherwise.
     pub fn builder() -> Builder {
-        Builder { pods_per_node: 0, host_pods: false, source_mode: false }
+        Builder { topology: &MYK8S, pods_per_node: 0, host_pods: false, source_mode: false }
     }
 
     /// The nodes and the control plane.
-    fn bare(source_mode: bool) -> Result<Self> {
+    fn bare(topology: &'static Topology, source_mode: bool) -> Result<Self> {
         if !source_mode {
             control::programs()?;
         }
@@ -161,15 +172,16 @@ impl Lab {
         let cgroup = host::lab_cgroup(&id)?;
         let start = |name: &str| Space::start(name, &cgroup.join(name), None).map(Arc::new);
         let (bridge, outside) = (start(BRIDGE)?, start(OUTSIDE)?);
-        wire::bridge(&bridge)?;
-        wire::outside(&outside, &bridge)?;
-        let nodes = NODES
+        wire::bridge(&bridge, topology)?;
+        wire::outside(&outside, &bridge, topology)?;
+        let nodes = topology
+            .nodes
             .iter()
-            .map(|spec| make_node(spec, &bridge, &folder, &cgroup))
+            .map(|spec| make_node(topology, spec, &bridge, &folder, &cgroup))
             .collect::<Result<Vec<_>>>()?;
         let cluster = if source_mode {
             let mut source = Source::new(&folder.join("source"))?;
-            source.add_nodes(&NODES)?;
+            source.add_nodes(&topology.nodes)?;
             Cluster::Source(Mutex::new(source))
         } else {
             let home = nodes.first().context("no nodes")?;
@@ -177,6 +189,7 @@ impl Lab {
         };
         Ok(Self {
             id,
+            topology,
             folder,
             nodes,
             bridge,
@@ -192,6 +205,11 @@ impl Lab {
     /// The random name of this lab.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// The cluster that this is.
+    pub fn topology(&self) -> &'static Topology {
+        self.topology
     }
 
     /// The lab's files; gone with the lab.
@@ -337,7 +355,8 @@ impl Lab {
     pub fn start_api_server(&self) -> Result<()> {
         match &self.cluster {
             Cluster::Api { control, .. } => {
-                lock(control).start_api_server(&self.node(CONTROL_PLANE)?.space)
+                let home = self.nodes.first().context("no nodes")?;
+                lock(control).start_api_server(&home.space)
             }
             Cluster::Source(_) => bail!("this lab has no API server"),
         }
@@ -410,7 +429,10 @@ impl Lab {
     /// The number of the pod's address in the ranges of its node.
     fn next_index(&self, spec: &PodSpec) -> Result<u8> {
         if spec.host_network {
-            return Ok(spec.node.host);
+            return Ok(0);
+        }
+        if let Some(index) = spec.index {
+            return Ok(index);
         }
         let mut next = lock(&self.next_address);
         let next = next.entry(spec.node.name).or_insert(1);
@@ -428,7 +450,7 @@ impl Lab {
             let device = format!("veth{:04x}{:04x}", std::process::id() & 0xffff, index);
             let space = Space::start(&spec.name, &cgroup, None)?;
             let address = node.spec.pod(index);
-            wire::pod(&space, &node.space, node.spec, address, &device)?;
+            wire::pod(&space, &node.space, node.topology, node.spec, address, &device)?;
             (space, address, Some(device))
         };
         let listen = spec.ports.iter().flat_map(|&port| {
@@ -465,6 +487,7 @@ impl Drop for Lab {
 }
 
 fn make_node(
+    topology: &'static Topology,
     spec: &'static NodeSpec,
     bridge: &Space,
     folder: &Path,
@@ -472,8 +495,9 @@ fn make_node(
 ) -> Result<Node> {
     let cgroup = cgroup.join(spec.name);
     let space = Space::start(spec.name, &cgroup.join("host"), None)?;
-    wire::node(&space, bridge, spec)?;
-    let node = Node { spec, space: Arc::new(space), folder: folder.join(spec.name), cgroup };
+    wire::node(&space, bridge, topology, spec)?;
+    let node =
+        Node { topology, spec, space: Arc::new(space), folder: folder.join(spec.name), cgroup };
     for path in [&node.bpffs(), &node.folder.join("state"), &node.system_cgroup()] {
         fs::create_dir_all(path).with_context(|| format!("make {}", path.display()))?;
     }
@@ -493,7 +517,7 @@ fn start_control_plane(node: &Node, bridge: &Space, folder: &Path) -> Result<Clu
     let client = ApiClient::connect(bridge, &mut control)?;
     control.start_controllers(&node.space)?;
     client.grant_manifests()?;
-    client.add_nodes(&NODES)?;
+    client.add_nodes(&node.topology.nodes)?;
     Ok(Cluster::Api { client, control: Mutex::new(control) })
 }
 

@@ -1,6 +1,6 @@
 //! The lab: a Kubernetes cluster made of network namespaces on one machine.
 //!
-//! Every node and pod of the reference cluster `myk8s` is a network namespace, wired as a real
+//! Every node and pod of a reference cluster is a network namespace, wired as a real
 //! cluster of that shape is; every node has its own cgroup and bpffs. The control plane is the real
 //! one; Nodes and Pods are objects that the lab registers. Either our agent or the real kube-proxy
 //! runs on the nodes. [`Lab::builder`] is where to start.

@@ -30,6 +30,8 @@ pub struct PodSpec {
     pub ports: Vec<u16>,
     /// Ports of its node that lead to it.
     pub host_ports: Vec<HostPort>,
+    /// Number of its address in its node's ranges, if it is not to be the next one.
+    pub index: Option<u8>,
 }
 
 /// A port of a node that leads to a pod.
@@ -71,7 +73,15 @@ impl PodSpec {
             host_network: false,
             ports: vec![POD_PORT],
             host_ports: Vec::new(),
+            index: None,
         }
+    }
+
+    /// The same at this number of its node's ranges.
+    #[must_use]
+    pub fn at(mut self, index: u8) -> Self {
+        self.index = Some(index);
+        self
     }
 
     /// The same in the network of the node, serving on [`HOST_POD_PORT`].

@@ -1,6 +1,11 @@
 //! The Service proxy of a node: our agent, or the real kube-proxy as the oracle.
 
-use crate::{host, lab::Node, space::Space, topology::POD_RANGES};
+use crate::{
+    host,
+    lab::Node,
+    space::Space,
+    topology::{CALICO, MYK8S, Topology},
+};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::{
     env, fs,
@@ -25,21 +30,33 @@ pub enum Kind {
     Datapath {
         /// Whether the socket hooks are on.
         socket_lb: bool,
-        /// Whether pods are routed by us or by the node's own routes.
-        native: bool,
+        /// Who routes between pods: what `--routing` says.
+        routing: &'static str,
     },
     /// kube-proxy in the mode of this name: `iptables` or `nftables`.
     KubeProxy(&'static str),
 }
 
 impl Kind {
-    /// Our agent in each of its modes.
+    /// Our agent in each of its modes in `myk8s`.
     pub const MODES: [Self; 4] = [
-        Self::Datapath { socket_lb: true, native: true },
-        Self::Datapath { socket_lb: false, native: true },
-        Self::Datapath { socket_lb: true, native: false },
-        Self::Datapath { socket_lb: false, native: false },
+        Self::Datapath { socket_lb: true, routing: "native" },
+        Self::Datapath { socket_lb: false, routing: "native" },
+        Self::Datapath { socket_lb: true, routing: "none" },
+        Self::Datapath { socket_lb: false, routing: "none" },
     ];
+    /// Its modes between subnets, in Calico's cluster.
+    pub const TUNNELS: [Self; 4] = [
+        Self::Datapath { socket_lb: true, routing: "ipip" },
+        Self::Datapath { socket_lb: false, routing: "cross-subnet" },
+        Self::Datapath { socket_lb: false, routing: "ipip" },
+        Self::Datapath { socket_lb: true, routing: "cross-subnet" },
+    ];
+
+    /// The cluster that it is for.
+    pub fn topology(self) -> &'static Topology {
+        if Self::TUNNELS.contains(&self) { &CALICO } else { &MYK8S }
+    }
 
     /// Whether it is ours.
     pub fn is_datapath(self) -> bool {
@@ -50,12 +67,9 @@ impl Kind {
 impl std::fmt::Display for Kind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Datapath { socket_lb, native } => write!(
-                f,
-                "{}-{}",
-                if *socket_lb { "socket" } else { "tc" },
-                if *native { "native" } else { "none" }
-            ),
+            Self::Datapath { socket_lb, routing } => {
+                write!(f, "{}-{routing}", if *socket_lb { "socket" } else { "tc" })
+            }
             Self::KubeProxy(mode) => write!(f, "kube-proxy-{mode}"),
         }
     }
@@ -85,10 +99,10 @@ impl Proxy {
         let log = node.folder.join("proxy.log");
         let output = File::options().append(true).create(true).open(&log)?;
         let mut command = match kind {
-            Kind::Datapath { socket_lb, native } => {
+            Kind::Datapath { socket_lb, routing } => {
                 let mut command = agent(node, origin)?;
                 command.arg(if socket_lb { "--socket-lb=on" } else { "--socket-lb=off" });
-                command.arg(if native { "--routing=native" } else { "--routing=none" });
+                command.arg(format!("--routing={routing}"));
                 command
             }
             Kind::KubeProxy(mode) => kube_proxy(node, mode, origin, flags)?,
@@ -204,7 +218,7 @@ fn kube_proxy(node: &Node, mode: &str, origin: &Origin, flags: &[String]) -> Res
         .arg(format!("--hostname-override={}", node.spec.name))
         .args(["--conntrack-max-per-core=0", "--conntrack-min=0"])
         .arg("--iptables-min-sync-period=10ms");
-    let ranges = POD_RANGES.join(",");
+    let ranges = node.topology.pod_ranges.join(",");
     for (name, value) in [("--cluster-cidr=", &*ranges), ("--nodeport-addresses=", "primary")] {
         if !flags.iter().any(|flag| flag.starts_with(name)) {
             command.arg(format!("{name}{value}"));

@@ -123,12 +123,12 @@ impl State {
 
     /// A place by its name, nodes also without the name of the cluster.
     pub fn place(&self, name: &str) -> Result<&Place> {
-        self.places.get(name).or_else(|| self.places.get(&format!("myk8s-{name}"))).with_context(
-            || {
-                let names: Vec<_> = self.places.keys().map(String::as_str).collect();
-                format!("no node or pod {name}; there are {}", names.join(", "))
-            },
-        )
+        let full = |cluster| self.places.get(&format!("{cluster}-{name}"));
+        let found = self.places.get(name).or_else(|| ["myk8s", "k8s"].into_iter().find_map(full));
+        found.with_context(|| {
+            let names: Vec<_> = self.places.keys().map(String::as_str).collect();
+            format!("no node or pod {name}; there are {}", names.join(", "))
+        })
     }
 
     /// A command that runs at a place.

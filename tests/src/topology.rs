@@ -1,4 +1,4 @@
-//! The reference cluster `myk8s`: its nodes, addresses and ranges.
+//! The reference clusters: their nodes, addresses and ranges.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -23,6 +23,12 @@ impl Dual {
     /// Both, IPv4 first.
     pub fn both(self) -> [IpAddr; 2] {
         [self.v4.into(), self.v6.into()]
+    }
+
+    /// The same with other last bytes.
+    const fn with_last(self, v4: u8, v6: u16) -> Self {
+        let ([a, b, c, _], [d, e, f, g, h, i, j, _]) = (self.v4.octets(), self.v6.segments());
+        Self { v4: Ipv4Addr::new(a, b, c, v4), v6: Ipv6Addr::new(d, e, f, g, h, i, j, v6) }
     }
 }
 
@@ -49,80 +55,178 @@ impl std::fmt::Display for Family {
     }
 }
 
+/// How pods are connected to their nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wiring {
+    /// As kindnet leaves a node: pods by the plugin ptp, routes to the pods of all other nodes.
+    Kindnet,
+    /// As Calico connects pods; the way to the pods of other nodes is left to the agent.
+    Calico,
+}
+
+/// A cluster.
+#[derive(Debug)]
+pub struct Topology {
+    /// Its name.
+    pub name: &'static str,
+    /// Its nodes, the one with the control plane first; the second and third share a subnet.
+    pub nodes: [NodeSpec; 4],
+    /// The networks of the nodes, joined by one router.
+    pub networks: &'static [Network],
+    /// Addresses of [`OUTSIDE`], in the first network.
+    pub outside: Dual,
+    /// Ranges of all pods.
+    pub pod_ranges: [&'static str; 2],
+    /// MTU of the networks.
+    pub mtu: u32,
+    /// MTU of pods.
+    pub pod_mtu: u32,
+    /// How pods are connected.
+    pub wiring: Wiring,
+}
+
+/// A network of nodes.
+#[derive(Debug)]
+pub struct Network {
+    /// Its gateway: the router that joins the networks.
+    pub gateway: Dual,
+    /// Lengths of its prefixes.
+    pub prefix: (u8, u8),
+}
+
 /// What a node of the cluster is called and where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeSpec {
     /// Name of the Node object.
     pub name: &'static str,
-    /// Last byte of its addresses on the node network.
-    pub host: u8,
-    /// Third byte of its IPv4 pod range, last group of the network part of its IPv6 pod range.
-    pub block: u8,
+    /// The name without that of the cluster, as pods carry it: `worker2`.
+    short: &'static str,
     /// Value of the label `mynode`.
     pub label: &'static str,
+    /// Its addresses.
+    address: Dual,
+    /// Number of its network.
+    pub network: usize,
+    /// First addresses of its pod ranges.
+    pods: Dual,
 }
-
-/// The nodes of the reference cluster.
-pub const NODES: [NodeSpec; 4] = [
-    NodeSpec { name: "myk8s-control-plane", host: 2, block: 0, label: "control-plane" },
-    NodeSpec { name: "myk8s-worker", host: 3, block: 3, label: "worker1" },
-    NodeSpec { name: "myk8s-worker2", host: 5, block: 1, label: "worker2" },
-    NodeSpec { name: "myk8s-worker3", host: 4, block: 2, label: "worker3" },
-];
-
-/// The node that runs the control plane.
-pub const CONTROL_PLANE: &str = NODES[0].name;
-/// The client outside the cluster, on the node network.
-pub const OUTSIDE: &str = "mypc";
-/// The namespace of the bridge, which is the nodes' default gateway.
-pub const BRIDGE: &str = "bridge";
-/// Gateway of the node network.
-pub const GATEWAY: Dual = node_network(1);
-/// Addresses of [`OUTSIDE`].
-pub const OUTSIDE_ADDRESS: Dual = node_network(100);
-/// Prefix lengths of the node network.
-pub const NODE_PREFIX: (u8, u8) = (16, 64);
-/// Prefix lengths of a node's pod ranges.
-pub const POD_PREFIX: (u8, u8) = (24, 64);
-/// Ranges of the Services' addresses.
-pub const SERVICE_RANGES: [&str; 2] = ["10.200.1.0/24", "fd00:10:200:1::/112"];
-/// Ranges of all pods.
-pub const POD_RANGES: [&str; 2] = ["10.10.0.0/16", "fd00:10:10::/48"];
-/// MTU of every link.
-pub const MTU: u32 = 1500;
 
 impl NodeSpec {
     /// The node's own addresses.
     pub const fn address(&self) -> Dual {
-        node_network(self.host)
+        self.address
     }
 
-    /// Address number `index` of the node's pod ranges; 1 is the gateway.
+    /// Address number `index` of the node's pod ranges; 1 is the gateway where ptp connects pods.
     pub const fn pod(&self, index: u8) -> Dual {
-        Dual {
-            v4: Ipv4Addr::new(10, 10, self.block, index),
-            v6: Ipv6Addr::new(0xfd00, 0x10, 0x10, self.block as u16, 0, 0, 0, index as u16),
-        }
+        self.pods.with_last(index, index as u16)
     }
 
     /// The node's pod ranges.
     pub fn pod_ranges(&self) -> [String; 2] {
-        let Dual { v4, v6 } = self.pod(0);
+        let Dual { v4, v6 } = self.pods;
         [format!("{v4}/{}", POD_PREFIX.0), format!("{v6}/{}", POD_PREFIX.1)]
     }
 
-    /// The name without that of the cluster, as pods carry it: `worker2`.
+    /// The name without that of the cluster.
     pub fn short(&self) -> &'static str {
-        self.name.strip_prefix("myk8s-").unwrap_or(self.name)
+        self.short
     }
 }
 
-/// An address of the node network by its last byte. Addresses of both families end in the same
-/// digits, as they do in a fresh kind cluster.
-const fn node_network(host: u8) -> Dual {
-    let low = if host == 100 { 0x100 } else { host as u16 };
+/// The client outside the cluster, on the first node network.
+pub const OUTSIDE: &str = "mypc";
+/// The namespace of the bridges, which are the nodes' default gateways.
+pub const BRIDGE: &str = "bridge";
+/// Prefix lengths of a node's pod ranges.
+pub const POD_PREFIX: (u8, u8) = (24, 64);
+/// Ranges of the Services' addresses.
+pub const SERVICE_RANGES: [&str; 2] = ["10.200.1.0/24", "fd00:10:200:1::/112"];
+
+/// The nodes of [`MYK8S`].
+pub const NODES: [NodeSpec; 4] = [
+    kind_node("myk8s-control-plane", "control-plane", "control-plane", 2, 0),
+    kind_node("myk8s-worker", "worker", "worker1", 3, 3),
+    kind_node("myk8s-worker2", "worker2", "worker2", 5, 1),
+    kind_node("myk8s-worker3", "worker3", "worker3", 4, 2),
+];
+/// Gateway of the node network of [`MYK8S`].
+pub const GATEWAY: Dual = KIND.with_last(1, 1);
+/// Addresses of [`OUTSIDE`] in [`MYK8S`].
+pub const OUTSIDE_ADDRESS: Dual = KIND.with_last(100, 0x100);
+/// Ranges of all pods of [`MYK8S`].
+pub const POD_RANGES: [&str; 2] = ["10.10.0.0/16", "fd00:10:10::/48"];
+
+/// The kind cluster `myk8s`.
+pub static MYK8S: Topology = Topology {
+    name: "myk8s",
+    nodes: NODES,
+    networks: &[Network { gateway: GATEWAY, prefix: (16, 64) }],
+    outside: OUTSIDE_ADDRESS,
+    pod_ranges: POD_RANGES,
+    mtu: 1500,
+    pod_mtu: 1500,
+    wiring: Wiring::Kindnet,
+};
+
+/// Calico's IPIP cluster: two subnets and a router that knows nothing of pods.
+pub static CALICO: Topology = Topology {
+    name: "calico",
+    nodes: [
+        calico_node("k8s-m", "m", 10, 10, 116),
+        calico_node("k8s-w1", "w1", 10, 101, 158),
+        calico_node("k8s-w2", "w2", 10, 102, 184),
+        calico_node("k8s-w0", "w0", 20, 100, 34),
+    ],
+    networks: &[
+        Network { gateway: calico_network(10, 1), prefix: (24, 64) },
+        Network { gateway: calico_network(20, 1), prefix: (24, 64) },
+    ],
+    outside: calico_network(10, 200),
+    pod_ranges: ["172.16.0.0/16", "fd00:172:16::/48"],
+    mtu: 9001,
+    pod_mtu: 8981,
+    wiring: Wiring::Calico,
+};
+
+const KIND: Dual = Dual {
+    v4: Ipv4Addr::new(172, 18, 0, 0),
+    v6: Ipv6Addr::new(0xfc00, 0xf853, 0xccd, 0xe793, 0, 0, 0, 0),
+};
+
+/// Addresses of both families end in the same digits, as they do in a fresh kind cluster.
+const fn kind_node(
+    name: &'static str,
+    short: &'static str,
+    label: &'static str,
+    host: u8,
+    block: u8,
+) -> NodeSpec {
+    let pods = Dual {
+        v4: Ipv4Addr::new(10, 10, block, 0),
+        v6: Ipv6Addr::new(0xfd00, 0x10, 0x10, block as u16, 0, 0, 0, 0),
+    };
+    NodeSpec { name, short, label, address: KIND.with_last(host, host as u16), network: 0, pods }
+}
+
+const fn calico_node(
+    name: &'static str,
+    short: &'static str,
+    subnet: u8,
+    host: u8,
+    block: u8,
+) -> NodeSpec {
+    let pods = Dual {
+        v4: Ipv4Addr::new(172, 16, block, 0),
+        v6: Ipv6Addr::new(0xfd00, 0x172, 0x16, block as u16, 0, 0, 0, 0),
+    };
+    let network = if subnet == 10 { 0 } else { 1 };
+    NodeSpec { name, short, label: short, address: calico_network(subnet, host), network, pods }
+}
+
+const fn calico_network(subnet: u8, host: u8) -> Dual {
     Dual {
-        v4: Ipv4Addr::new(172, 18, 0, host),
-        v6: Ipv6Addr::new(0xfc00, 0xf853, 0xccd, 0xe793, 0, 0, 0, low),
+        v4: Ipv4Addr::new(192, 168, subnet, host),
+        v6: Ipv6Addr::new(0xfd00, 0x192, 0x168, subnet as u16, 0, 0, 0, host as u16),
     }
 }

@@ -1,5 +1,9 @@
 //! The tour of `cargo xtask run`: what the cluster is, that it works, and how.
 
+mod tunnel;
+
+pub(crate) use tunnel::pods;
+
 use crate::{
     Lab, Node,
     cli::say,
@@ -8,7 +12,7 @@ use crate::{
     service::Service,
     space::{Space, request},
     suite::eventually,
-    topology::{Family, NODES},
+    topology::{Family, Wiring},
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
@@ -36,6 +40,9 @@ pub fn show(lab: &Lab, kind: Option<Kind>, web: &Service) -> Result<()> {
         services(lab)?;
     }
     requests(lab, web)?;
+    if lab.topology().wiring == Wiring::Calico {
+        tunnel::show(lab)?;
+    }
     if kind.is_datapath() {
         translations(lab)?;
         no_rules(lab)?;
@@ -70,11 +77,22 @@ fn reachable(space: &Space, web: &Service) -> Result<()> {
 
 /// What the agent of the first worker knows: all nodes know the same.
 fn services(lab: &Lab) -> Result<()> {
-    say("Services, as the agent of myk8s-worker put them into the kernel:")?;
-    let output = proxy::datapath(lab.node("worker")?, &["service", "list"])?.output()?;
+    let home = home(lab)?;
+    say(&format!("Services, as the agent of {} put them into the kernel:", home.spec.name))?;
+    say(&printed(home, &["service", "list"])?)
+}
+
+/// The first worker.
+pub(crate) fn home(lab: &Lab) -> Result<&Node> {
+    lab.nodes().get(1).context("no workers")
+}
+
+/// What a command of ours prints on a node.
+pub(crate) fn printed(node: &Node, arguments: &[&str]) -> Result<String> {
+    let output = proxy::datapath(node, arguments)?.output()?;
     let problem = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "datapath service list: {problem}");
-    say(&String::from_utf8_lossy(&output.stdout))
+    ensure!(output.status.success(), "datapath {}: {problem}", arguments.join(" "));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Requests from a pod on every node and from every node itself.
@@ -83,7 +101,8 @@ fn requests(lab: &Lab, web: &Service) -> Result<()> {
     for family in Family::ALL {
         let to = web.at(family, 80)?;
         say(&format!("{REQUESTS} requests each to http://{to}/, by the node that answered:"))?;
-        let columns: Vec<_> = NODES.iter().map(|spec| format!("{:>14}", spec.short())).collect();
+        let nodes = &lab.topology().nodes;
+        let columns: Vec<_> = nodes.iter().map(|spec| format!("{:>14}", spec.short())).collect();
         say(&format!("{:<28}{}", "FROM", columns.concat()))?;
         for node in lab.nodes() {
             for client in [node.spec.name.to_owned(), format!("web-{}-1", node.spec.short())] {
@@ -91,7 +110,7 @@ fn requests(lab: &Lab, web: &Service) -> Result<()> {
                 let counts = space.spread(&request(Proto::Tcp, to, "/hostname"), REQUESTS)?;
                 let row = by_node(lab, &counts, &mut load)?;
                 check_row(&client, node, &row)?;
-                let cells: Vec<_> = NODES
+                let cells: Vec<_> = nodes
                     .iter()
                     .map(|spec| format!("{:>14}", row.get(spec.name).unwrap_or(&0)))
                     .collect();
@@ -121,7 +140,7 @@ fn by_node(
 
 fn check_row(client: &str, node: &Node, row: &BTreeMap<&'static str, u32>) -> Result<()> {
     let reached: BTreeSet<_> = row.keys().copied().collect();
-    for other in NODES.iter().filter(|other| other.name != node.spec.name) {
+    for other in node.topology.nodes.iter().filter(|other| other.name != node.spec.name) {
         ensure!(reached.contains(other.name), "{client} never reached a pod on {}", other.name);
     }
     Ok(())
@@ -194,10 +213,8 @@ struct Figures {
 }
 
 fn figures(node: &Node) -> Result<BTreeMap<String, Figures>> {
-    let output = proxy::datapath(node, &["service", "list", "-o", "json"])?.output()?;
-    let problem = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "datapath service list: {problem}");
-    let ports: Vec<Value> = serde_json::from_slice(&output.stdout).context("service list")?;
+    let output = printed(node, &["service", "list", "-o", "json"])?;
+    let ports: Vec<Value> = serde_json::from_str(&output).context("service list")?;
     let text = |port: &Value, key: &str| port[key].as_str().unwrap_or_default().to_owned();
     Ok(ports
         .iter()
@@ -224,16 +241,15 @@ pub fn live(lab: &Lab, kind: Option<Kind>, web: &Service) -> Result<()> {
     if !kind.is_some_and(Kind::is_datapath) {
         return Ok(());
     }
-    let clients: Vec<_> = NODES
-        .iter()
-        .map(|spec| lab.space(&format!("web-{}-1", spec.short())))
-        .collect::<Result<_>>()?;
+    let names = lab.nodes().iter().map(|node| format!("web-{}-1", node.spec.short()));
+    let clients: Vec<_> = names.map(|name| lab.space(&name)).collect::<Result<_>>()?;
     for (client, family) in clients.iter().zip(Family::ALL.into_iter().cycle()) {
         start_load(client, web, family)?;
     }
     say(&format!(
         "A pod on every node now makes {LIVE_RATE} requests a second. Ctrl-C ends the cluster.\n\
-         In another terminal: cargo xtask lab exec web-worker-1 -- curl -s http://{}/\n",
+         In another terminal: cargo xtask lab exec web-{}-1 -- curl -s http://{}/\n",
+        home(lab)?.spec.short(),
         web.at(Family::V4, 80)?
     ))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

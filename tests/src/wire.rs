@@ -1,11 +1,9 @@
-//! Links, addresses and routes, as kind and the ptp plugin leave them.
+//! Links, addresses and routes, as kind and the ptp plugin leave them, or as Calico does.
 
 use crate::{
     proto::Op,
     space::Space,
-    topology::{
-        BRIDGE, Dual, GATEWAY, MTU, NODE_PREFIX, NODES, NodeSpec, OUTSIDE_ADDRESS, POD_PREFIX,
-    },
+    topology::{BRIDGE, Dual, Network, NodeSpec, POD_PREFIX, Topology, Wiring},
 };
 use anyhow::Result;
 use std::fmt::Write as _;
@@ -29,72 +27,96 @@ const NODE: [(&str, &str); 3] = [
 const CLIENT: [(&str, &str); 2] =
     [("net/ipv4/conf/all/accept_redirects", "0"), ("net/ipv4/conf/default/accept_redirects", "0")];
 
-/// Makes the bridge that is the node network and its gateway.
-pub(crate) fn bridge(space: &Space) -> Result<()> {
+/// Makes the bridges that are the node networks, their gateways, and the router between them.
+pub(crate) fn bridge(space: &Space, topology: &Topology) -> Result<()> {
     settings(space, &COMMON)?;
     settings(space, &[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")])?;
-    let Dual { v4, v6 } = GATEWAY;
-    let (p4, p6) = NODE_PREFIX;
-    space.ip(&format!(
-        "link set lo up\n\
-         link add br0 mtu {MTU} type bridge forward_delay 0 mcast_snooping 0\n\
-         addr add {v4}/{p4} dev br0\n\
-         addr add {v6}/{p6} dev br0 nodad\n\
-         link set br0 up\n"
-    ))
+    let mut lines = "link set lo up\n".to_owned();
+    for (number, Network { gateway: Dual { v4, v6 }, prefix: (p4, p6) }) in
+        topology.networks.iter().enumerate()
+    {
+        write!(
+            lines,
+            "link add br{number} mtu {mtu} type bridge forward_delay 0 mcast_snooping 0\n\
+             addr add {v4}/{p4} dev br{number}\n\
+             addr add {v6}/{p6} dev br{number} nodad\n\
+             link set br{number} up\n",
+            mtu = topology.mtu
+        )?;
+    }
+    space.ip(&lines)
 }
 
-/// Connects a node to the node network; routes to the other nodes' pods included.
-pub(crate) fn node(space: &Space, bridge: &Space, spec: &NodeSpec) -> Result<()> {
+/// Connects a node to its network; routes to the other nodes' pods included where the CNI has made
+/// them.
+pub(crate) fn node(
+    space: &Space,
+    bridge: &Space,
+    topology: &Topology,
+    spec: &NodeSpec,
+) -> Result<()> {
     settings(space, &COMMON)?;
     settings(space, &NODE)?;
-    let mut lines = uplink(bridge, spec.short(), spec.address());
-    for other in NODES.iter().filter(|other| other.name != spec.name) {
-        let Dual { v4, v6 } = other.address();
-        let [range4, range6] = other.pod_ranges();
-        writeln!(lines, "route add {range4} via {v4} dev eth0")?;
-        writeln!(lines, "route add {range6} via {v6} dev eth0")?;
+    let mut lines = uplink(bridge, topology, spec.network, spec.short(), spec.address());
+    if topology.wiring == Wiring::Kindnet {
+        for other in topology.nodes.iter().filter(|other| other.name != spec.name) {
+            let Dual { v4, v6 } = other.address();
+            let [range4, range6] = other.pod_ranges();
+            writeln!(lines, "route add {range4} via {v4} dev eth0")?;
+            writeln!(lines, "route add {range6} via {v6} dev eth0")?;
+        }
     }
     space.ip(&lines)?;
-    attach(bridge, spec.short())?;
+    attach(bridge, spec.network, spec.short())?;
     settings(space, &[("net/ipv4/conf/eth0/rp_filter", "0")])
 }
 
-/// Connects the client outside the cluster to the node network.
-pub(crate) fn outside(space: &Space, bridge: &Space) -> Result<()> {
+/// Connects the client outside the cluster to the first node network.
+pub(crate) fn outside(space: &Space, bridge: &Space, topology: &Topology) -> Result<()> {
     settings(space, &COMMON)?;
     settings(space, &CLIENT)?;
-    space.ip(&uplink(bridge, space.name(), OUTSIDE_ADDRESS))?;
-    attach(bridge, space.name())
+    space.ip(&uplink(bridge, topology, 0, space.name(), topology.outside))?;
+    attach(bridge, 0, space.name())
 }
 
-/// Connects a pod to its node by a veth pair, as the plugin ptp does: the gateway's address on the
-/// node's end of each pair, a route of scope host to the pod, and in the pod everything by way of
-/// the gateway, its own subnet included. `device` is the name of the node's end.
+/// Connects a pod to its node by a veth pair. `device` is the name of the node's end.
 pub(crate) fn pod(
     pod: &Space,
     node: &Space,
+    topology: &Topology,
     spec: &NodeSpec,
     address: Dual,
     device: &str,
 ) -> Result<()> {
     settings(pod, &COMMON)?;
+    let (at_node, in_pod) = match topology.wiring {
+        Wiring::Kindnet => ptp(spec, address, device),
+        Wiring::Calico => calico(address, device),
+    };
+    let mtu = topology.pod_mtu;
+    node.ip(&format!(
+        "link add {device} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {pid}\n{at_node}",
+        pid = pod.pid(),
+    ))?;
+    pod.ip(&format!("link set lo up\n{in_pod}"))
+}
+
+/// As the plugin ptp does: the gateway's address on the node's end of each pair, a route of scope host
+/// to the pod, and in the pod everything by way of the gateway, its own subnet included.
+fn ptp(spec: &NodeSpec, address: Dual, device: &str) -> (String, String) {
     let gateway = spec.pod(1);
     let (g4, g6, a4, a6) = (gateway.v4, gateway.v6, address.v4, address.v6);
-    node.ip(&format!(
-        "link add {device} mtu {MTU} type veth peer name eth0 mtu {MTU} netns {pid}\n\
-         addr add {g4}/32 dev {device}\n\
+    let at_node = format!(
+        "addr add {g4}/32 dev {device}\n\
          addr add {g6}/128 dev {device} nodad\n\
          link set {device} up\n\
          route add {a4}/32 dev {device} scope host\n\
-         route add {a6}/128 dev {device}\n",
-        pid = pod.pid(),
-    ))?;
+         route add {a6}/128 dev {device}\n"
+    );
     let (p4, p6) = POD_PREFIX;
     let [range4, range6] = spec.pod_ranges();
-    pod.ip(&format!(
-        "link set lo up\n\
-         addr add {a4}/{p4} dev eth0 noprefixroute\n\
+    let in_pod = format!(
+        "addr add {a4}/{p4} dev eth0 noprefixroute\n\
          addr add {a6}/{p6} dev eth0 nodad noprefixroute\n\
          link set eth0 up\n\
          route add {g4}/32 dev eth0 scope link src {a4}\n\
@@ -103,31 +125,63 @@ pub(crate) fn pod(
          route add {g6}/128 dev eth0 src {a6}\n\
          route add {range6} via {g6} dev eth0 src {a6}\n\
          route add default via {g6} dev eth0\n"
-    ))
+    );
+    (at_node, in_pod)
 }
 
-fn uplink(bridge: &Space, name: &str, address: Dual) -> String {
+/// As Calico does: host routes to the pod, in the pod a gateway that no device has.
+fn calico(address: Dual, device: &str) -> (String, String) {
+    const MAC: &str = "ee:ee:ee:ee:ee:ee";
     let Dual { v4, v6 } = address;
-    let (p4, p6) = NODE_PREFIX;
+    let at_node = format!(
+        "link set {device} address {MAC}\n\
+         link set {device} up\n\
+         route add {v4}/32 dev {device} scope link\n\
+         route add {v6}/128 dev {device}\n"
+    );
+    let in_pod = format!(
+        "addr add {v4}/32 dev eth0\n\
+         addr add {v6}/128 dev eth0 nodad\n\
+         link set eth0 up\n\
+         neigh add 169.254.1.1 lladdr {MAC} dev eth0\n\
+         neigh add fe80::1 lladdr {MAC} dev eth0\n\
+         route add 169.254.1.1 dev eth0 scope link\n\
+         route add default via 169.254.1.1 dev eth0\n\
+         route add default via fe80::1 dev eth0\n"
+    );
+    (at_node, in_pod)
+}
+
+fn uplink(
+    bridge: &Space,
+    topology: &Topology,
+    network: usize,
+    name: &str,
+    address: Dual,
+) -> String {
+    let Dual { v4, v6 } = address;
+    let Network { gateway, prefix: (p4, p6) } = &topology.networks[network];
     format!(
         "link set lo up\n\
-         link add eth0 mtu {MTU} type veth peer name {port} mtu {MTU} netns {pid}\n\
+         link add eth0 mtu {mtu} type veth peer name {port} mtu {mtu} netns {pid}\n\
          addr add {v4}/{p4} dev eth0\n\
          addr add {v6}/{p6} dev eth0 nodad\n\
          link set eth0 up\n\
          route add default via {g4} dev eth0\n\
          route add default via {g6} dev eth0\n",
+        mtu = topology.mtu,
         port = port(name),
         pid = bridge.pid(),
-        g4 = GATEWAY.v4,
-        g6 = GATEWAY.v6,
+        g4 = gateway.v4,
+        g6 = gateway.v6,
     )
 }
 
-/// Puts a node's link into the bridge.
-fn attach(bridge: &Space, name: &str) -> Result<()> {
+/// Puts a node's link into the bridge of its network.
+fn attach(bridge: &Space, network: usize, name: &str) -> Result<()> {
     debug_assert_eq!(bridge.name(), BRIDGE);
-    bridge.ip(&format!("link set {port} master br0\nlink set {port} up\n", port = port(name)))
+    let port = port(name);
+    bridge.ip(&format!("link set {port} master br{network}\nlink set {port} up\n"))
 }
 
 /// Name of the bridge's end of a link; the kernel takes 15 bytes.

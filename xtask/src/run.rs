@@ -16,12 +16,24 @@ pub(crate) enum On {
     Kind,
 }
 
+/// Which reference cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Cluster {
+    /// The kind cluster
+    Myk8s,
+    /// Calico's IPIP cluster: two subnets and a router, in the lab
+    Calico,
+}
+
 /// How to run.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Where the cluster runs
     #[arg(long, value_enum, default_value_t = On::Auto)]
     on: On,
+    /// Which cluster
+    #[arg(long, value_enum, default_value_t = Cluster::Myk8s)]
+    cluster: Cluster,
     /// Exit after the tour, with its status
     #[arg(long)]
     once: bool,
@@ -38,12 +50,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let on_kind = match options.on {
         On::Kind => true,
         On::Lab => false,
+        On::Auto if options.cluster == Cluster::Calico => false,
         On::Auto => kind::available(),
     };
     if on_kind {
         return kind::run(&options.kind, options.once);
     }
     let mut arguments = vec!["tour".to_owned()];
+    if options.cluster == Cluster::Calico {
+        arguments.push("--cluster=calico".to_owned());
+    }
     if options.once {
         arguments.push("--once".to_owned());
     }

@@ -61,8 +61,8 @@ impl Column {
     /// Which proxy it is.
     pub fn kind(self) -> Kind {
         match self {
-            Self::Ours => Kind::Datapath { socket_lb: true, native: true },
-            Self::OursTc => Kind::Datapath { socket_lb: false, native: true },
+            Self::Ours => Kind::Datapath { socket_lb: true, routing: "native" },
+            Self::OursTc => Kind::Datapath { socket_lb: false, routing: "native" },
             Self::Nftables => Kind::KubeProxy("nftables"),
             Self::Iptables => Kind::KubeProxy("iptables"),
         }

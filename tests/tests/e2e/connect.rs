@@ -1,7 +1,7 @@
 //! ClusterIPs: who answers, whom it sees, and how the load spreads.
 
 use crate::world::{
-    CLIENT, HOME, PATIENCE, Target, Way, World, all, answer, expect_answer, expect_rejection,
+    CLIENT, PATIENCE, Target, Way, World, all, answer, expect_answer, expect_rejection,
 };
 use anyhow::{Context as _, Result, ensure};
 use lab::{
@@ -14,12 +14,12 @@ use lab::{
 };
 use std::net::{IpAddr, SocketAddr};
 
-/// Where requests come from: name in the case, place in the lab.
-const CLIENTS: [(&str, &str); 3] =
-    [("pod", CLIENT), ("node", HOME), ("host_network_pod", "host-worker")];
-
 pub(crate) fn run(suite: &mut Suite, world: &World) {
-    for (name, place) in CLIENTS {
+    let host_pod = format!("host-{}", world.home.short());
+    // Name in the case, place in the lab.
+    let clients =
+        [("pod", CLIENT), ("node", world.home.name), ("host_network_pod", host_pod.as_str())];
+    for (name, place) in clients {
         for target in &world.targets {
             if target.backend == CLIENT && place != CLIENT {
                 continue;
@@ -65,7 +65,7 @@ fn reach(world: &World, client: &str, target: &Target) -> Result<()> {
 /// Requires that a backend sees a pod as itself, and a node as one of its own addresses.
 fn source(world: &World, client: &str, target: &Target, ask: &Ask) -> Result<()> {
     let seen: SocketAddr = answer(&*world.space(client)?, ask)?.parse()?;
-    let home = world.lab.node(HOME)?.spec;
+    let home = world.home;
     let family = if ask.to.is_ipv4() { Family::V4 } else { Family::V6 };
     let pod = world.lab.pod(CLIENT)?.address.get(family);
     let mut own: Vec<IpAddr> = if client == CLIENT && target.backend != CLIENT {
@@ -116,7 +116,7 @@ fn reaches_all(world: &World, space: &lab::space::Space, ask: &Ask) -> Result<()
 /// 400 requests over 8 backends: 50 each, five standard deviations (of 6.6) either way.
 fn spread(world: &World) -> Result<()> {
     let mut checks = Vec::new();
-    for client in [CLIENT, HOME] {
+    for client in [CLIENT, world.home.name] {
         let space = world.space(client)?;
         for family in Family::ALL {
             for way in Way::ALL {
@@ -134,7 +134,7 @@ fn spread(world: &World) -> Result<()> {
 
 fn rejected(world: &World, to: impl Fn(Family) -> Result<SocketAddr>) -> Result<()> {
     let mut checks = Vec::new();
-    for client in [CLIENT, HOME] {
+    for client in [CLIENT, world.home.name] {
         let space = world.space(client)?;
         for family in Family::ALL {
             // An unconnected UDP socket is not told of ICMP errors.
@@ -175,7 +175,7 @@ fn large_datagrams(world: &World) -> Result<()> {
 
 fn transfer(world: &World) -> Result<()> {
     let mut checks = Vec::new();
-    for client in [CLIENT, HOME] {
+    for client in [CLIENT, world.home.name] {
         let space = world.space(client)?;
         for target in world.targets.iter().filter(|target| target.backend != CLIENT) {
             for family in Family::ALL {
@@ -193,12 +193,12 @@ fn transfer(world: &World) -> Result<()> {
     all(checks)
 }
 
-/// The node network carries 1400 bytes, the pods believe in 1500: only translated ICMP errors tell
+/// The node network carries 1400 bytes, the pods believe in more: only translated ICMP errors tell
 /// both ends to send less.
 fn path_mtu(world: &World) -> Result<()> {
     set_underlay_mtu(world, 1400)?;
     let result = small_path(world);
-    set_underlay_mtu(world, 1500)?;
+    set_underlay_mtu(world, world.lab.topology().mtu)?;
     for node in world.lab.nodes() {
         node.space.output("ip", &["-6", "route", "flush", "cache"])?;
         node.space.output("ip", &["route", "flush", "cache"])?;
@@ -223,7 +223,7 @@ fn small_path(world: &World) -> Result<()> {
         let ok = verdict.answer().is_some();
         checks.push(ok.then_some(()).with_context(|| format!("{family} download: {verdict}")));
         // The first datagram is what the path's limit is learnt from.
-        let text = "d".repeat(1450);
+        let text = "d".repeat(world.lab.topology().pod_mtu as usize - 50);
         let ask = Way::CONNECTED_UDP.ask(to, &format!("echo {text}"));
         let echo = eventually(PATIENCE, || answer(&space, &Ask { timeout_ms: 300, ..ask.clone() }));
         checks.push(echo.map(drop).with_context(|| format!("{family} datagram")));
@@ -243,7 +243,7 @@ fn set_underlay_mtu(world: &World, mtu: u32) -> Result<()> {
 /// Pod to pod without a Service, on one node and across.
 fn direct(world: &World) -> Result<()> {
     let mut checks = Vec::new();
-    for client in [CLIENT, HOME] {
+    for client in [CLIENT, world.home.name] {
         let space = world.space(client)?;
         for backend in ["same", "other"] {
             let pod = world.lab.pod(backend)?;

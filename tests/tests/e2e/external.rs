@@ -1,8 +1,7 @@
 //! Frontends that the outside sees, and the traffic policies.
 
 use crate::world::{
-    CLIENT, HOME, PATIENCE, Way, World, all, answer, expect_answer, expect_rejection,
-    expect_silence,
+    CLIENT, PATIENCE, Way, World, all, answer, expect_answer, expect_rejection, expect_silence,
 };
 use anyhow::{Context as _, Result, ensure};
 use lab::{
@@ -11,7 +10,7 @@ use lab::{
     service::{Service, web_ports},
     space::Space,
     suite::{Suite, eventually},
-    topology::{Family, OUTSIDE, OUTSIDE_ADDRESS},
+    topology::{Family, OUTSIDE},
 };
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
@@ -76,7 +75,7 @@ fn everywhere(check: impl Fn(Family, Way) -> Result<()>) -> Result<()> {
 
 fn node_port(world: &World) -> Result<()> {
     let service = Temporary::new(world, "nodeport", "web", &json!({"type": "NodePort"}))?;
-    let clients = [OUTSIDE, CLIENT, HOME];
+    let clients = [OUTSIDE, CLIENT, world.home.name];
     everywhere(|family, way| {
         for client in clients {
             let space = world.space(client)?;
@@ -105,12 +104,12 @@ fn node_port_local(world: &World) -> Result<()> {
     let service = Temporary::new(world, "nodeport-local", "other", &policy)?;
     let space = world.space(OUTSIDE)?;
     everywhere(|family, way| {
-        let to = service.on_node("worker2", family, way)?;
+        let to = service.on_node(world.away.name, family, way)?;
         expect_answer(&space, &way.ask(to, "hostname"), "other")?;
         let seen: SocketAddr = answer(&space, &way.ask(to, "clientip"))?.parse()?;
-        let own = OUTSIDE_ADDRESS.get(family);
+        let own = world.lab.topology().outside.get(family);
         ensure!(seen.ip() == own, "the backend sees {seen}, not {own}");
-        expect_silence(&space, &way.ask(service.on_node(HOME, family, way)?, "hostname"))
+        expect_silence(&space, &way.ask(service.on_node(world.home.name, family, way)?, "hostname"))
     })
 }
 
@@ -121,13 +120,16 @@ fn node_port_empty(world: &World) -> Result<()> {
         if way.is_udp() && !way.is_connected() {
             return Ok(());
         }
-        expect_rejection(&space, &way.ask(service.on_node(HOME, family, way)?, "hostname"))
+        expect_rejection(
+            &space,
+            &way.ask(service.on_node(world.home.name, family, way)?, "hostname"),
+        )
     })
 }
 
 /// Makes the client outside send these addresses to a node.
 fn route_outside(world: &World, addresses: [&str; 2]) -> Result<[IpAddr; 2]> {
-    let via = world.lab.node(HOME)?.spec.address();
+    let via = world.home.address();
     let [v4, v6] = addresses;
     world.space(OUTSIDE)?.ip(&format!(
         "route replace {v4}/32 via {}\nroute replace {v6}/128 via {}\n",
@@ -141,7 +143,7 @@ fn external_ip(world: &World) -> Result<()> {
     let _service = Temporary::new(world, "external", "web", &json!({"externalIPs": EXTERNAL}))?;
     everywhere(|family, way| {
         let to = SocketAddr::new(addresses[usize::from(family == Family::V6)], 80);
-        for client in [OUTSIDE, CLIENT, HOME] {
+        for client in [OUTSIDE, CLIENT, world.home.name] {
             answered(&*world.space(client)?, to, way)?;
         }
         Ok(())
@@ -157,7 +159,7 @@ fn load_balancer(world: &World) -> Result<()> {
     }))?;
     let at = |family| SocketAddr::new(addresses[usize::from(family == Family::V6)], 80);
     everywhere(|family, way| {
-        for client in [OUTSIDE, CLIENT, HOME] {
+        for client in [OUTSIDE, CLIENT, world.home.name] {
             answered(&*world.space(client)?, at(family), way)?;
         }
         Ok(())
@@ -165,10 +167,10 @@ fn load_balancer(world: &World) -> Result<()> {
     let outside = world.space(OUTSIDE)?;
     service.patch(&ranges("192.0.2.0/24", "2001:db8:1::/48"))?;
     everywhere(|family, way| expect_silence(&outside, &way.ask(at(family), "hostname")))?;
-    let [own4, own6] = OUTSIDE_ADDRESS.both();
+    let [own4, own6] = world.lab.topology().outside.both();
     service.patch(&ranges(&format!("{own4}/32"), &format!("{own6}/128")))?;
     everywhere(|family, way| answered(&outside, at(family), way))?;
-    let inside = [world.space(CLIENT)?, world.space(HOME)?];
+    let inside = [world.space(CLIENT)?, world.space(world.home.name)?];
     let silence = |family, way: Way| {
         let ask = way.ask(at(family), "hostname");
         inside.iter().try_for_each(|space| dropped(space, &ask))
@@ -186,8 +188,9 @@ fn load_balancer(world: &World) -> Result<()> {
 fn internal_local(world: &World) -> Result<()> {
     let policy = json!({"internalTrafficPolicy": "Local"});
     let service = Temporary::new(world, "internal-local", "other", &policy)?;
-    let near = [world.space("web-worker2-1")?, world.space("worker2")?];
-    let far = [world.space(CLIENT)?, world.space(HOME)?];
+    let pod = format!("web-{}-1", world.away.short());
+    let near = [world.space(&pod)?, world.space(world.away.name)?];
+    let far = [world.space(CLIENT)?, world.space(world.home.name)?];
     everywhere(|family, way| {
         let ask = way.ask(service.service.at(family, 80)?, "hostname");
         near.iter().try_for_each(|space| expect_answer(space, &ask, "other"))?;
@@ -206,7 +209,8 @@ fn dropped(space: &Space, ask: &lab::proto::Ask) -> Result<()> {
 fn affinity(world: &World) -> Result<()> {
     let policy = json!({"sessionAffinity": "ClientIP"});
     let service = Temporary::new(world, "affinity", "web", &policy)?;
-    let clients = [world.space(CLIENT)?, world.space("web-worker-1")?, world.space(HOME)?];
+    let pod = format!("web-{}-1", world.home.short());
+    let clients = [world.space(CLIENT)?, world.space(&pod)?, world.space(world.home.name)?];
     everywhere(|family, way| {
         for space in &clients {
             let ask = way.ask(service.service.at(family, 80)?, "hostname");

@@ -1,13 +1,13 @@
 //! Host ports of pods, alone and beside the rules of the portmap plugin.
 
-use crate::world::{CLIENT, HOME, PATIENCE, Way, World, all, answer, expect_answer};
+use crate::world::{CLIENT, PATIENCE, Way, World, all, answer, expect_answer};
 use anyhow::{Context as _, Result, ensure};
 use lab::{
     manifest::{HostPort, POD_PORT, PodSpec},
     proto::Proto,
     proxy::Kind,
     suite::{Suite, eventually},
-    topology::{Family, NODES, OUTSIDE, OUTSIDE_ADDRESS},
+    topology::{Family, OUTSIDE},
 };
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -34,9 +34,9 @@ pub(crate) fn run(suite: &mut Suite, world: &World) {
     suite.case("host_port::node_port_comes_first", || node_port_comes_first(world));
 }
 
-/// A pod `NAME` on [`HOME`] with these host ports.
+/// A pod `NAME` on the client's node with these host ports.
 fn create(world: &World, name: &str, host_ports: &[HostPort]) -> Result<()> {
-    let spec = PodSpec::new(name, &NODES[1], name).with_host_ports(host_ports);
+    let spec = PodSpec::new(name, world.home, name).with_host_ports(host_ports);
     world.lab.create_pod(spec).map(drop)
 }
 
@@ -49,8 +49,8 @@ fn anywhere() -> [HostPort; 2] {
     [Proto::Tcp, Proto::Udp].map(|proto| host_port(None, PORT, proto))
 }
 
-fn on_home(family: Family, port: u16) -> SocketAddr {
-    SocketAddr::new(NODES[1].address().get(family), port)
+fn on_home(world: &World, family: Family, port: u16) -> SocketAddr {
+    SocketAddr::new(world.home.address().get(family), port)
 }
 
 /// The loopback addresses serve host ports where the socket hooks are on.
@@ -71,25 +71,27 @@ fn from_everywhere(world: &World) -> Result<()> {
 
 /// The pod answers every client, and sees the addresses of those that are not the node itself.
 fn reached_from_everywhere(world: &World, pod: &str) -> Result<()> {
-    let clients = [OUTSIDE, CLIENT, "other", pod, HOME, "myk8s-worker2"];
+    let clients = [OUTSIDE, CLIENT, "other", pod, world.home.name, world.away.name];
     let mut checks = Vec::new();
     for family in Family::ALL {
         for way in Way::ALL {
             for client in clients {
-                let to = on_home(family, PORT);
+                let to = on_home(world, family, PORT);
                 checks.push(reached(world, client, to, way, pod));
             }
             if let Some(to) = loopback(world, family, PORT) {
-                checks.push(reached(world, HOME, to, way, pod));
+                checks.push(reached(world, world.home.name, to, way, pod));
             }
         }
         for (client, own) in [
-            (OUTSIDE, OUTSIDE_ADDRESS),
+            (OUTSIDE, world.lab.topology().outside),
             (CLIENT, world.lab.pod(CLIENT)?.address),
             ("other", world.lab.pod("other")?.address),
         ] {
-            let seen =
-                answer(&*world.space(client)?, &Way::TCP.ask(on_home(family, PORT), "clientip"));
+            let seen = answer(
+                &*world.space(client)?,
+                &Way::TCP.ask(on_home(world, family, PORT), "clientip"),
+            );
             checks.push(seen.and_then(|seen| {
                 let seen: SocketAddr = seen.parse()?;
                 ensure!(seen.ip() == own.get(family), "{client} is seen as {seen}");
@@ -108,7 +110,7 @@ fn reached(world: &World, client: &str, to: SocketAddr, way: Way, pod: &str) -> 
 
 /// As upstream: three pods with one port, told apart by address and by protocol.
 fn upstream(world: &World) -> Result<()> {
-    let node = NODES[1].address().v4;
+    let node = world.home.address().v4;
     let pods = [
         ("hp1", host_port(Some(Ipv4Addr::LOCALHOST.into()), UPSTREAM, Proto::Tcp)),
         ("hp2", host_port(Some(node.into()), UPSTREAM, Proto::Tcp)),
@@ -119,14 +121,14 @@ fn upstream(world: &World) -> Result<()> {
     }
     let on_node = SocketAddr::new(node.into(), UPSTREAM);
     let mut checks = Vec::new();
-    for client in [HOME, OUTSIDE, CLIENT, "other"] {
+    for client in [world.home.name, OUTSIDE, CLIENT, "other"] {
         checks.push(reached(world, client, on_node, Way::TCP, "hp2"));
         checks.push(reached(world, client, on_node, Way::UDP, "hp3"));
     }
     if let Some(to) = loopback(world, Family::V4, UPSTREAM) {
-        checks.push(reached(world, HOME, to, Way::TCP, "hp1"));
+        checks.push(reached(world, world.home.name, to, Way::TCP, "hp1"));
         let url = format!("http://{to}/hostname");
-        let home = world.space(HOME)?;
+        let home = world.space(world.home.name)?;
         let arguments = ["-s", "--max-time", "5", "--interface", &node.to_string(), &url];
         let output = home.output("curl", &arguments);
         checks.push(output.and_then(|output| {
@@ -143,8 +145,8 @@ fn upstream(world: &World) -> Result<()> {
 /// The port is closed when the pod is gone, and the next pod may have it.
 fn ends_with_its_pod(world: &World) -> Result<()> {
     create(world, "hp-first", &anywhere())?;
-    let clients = [OUTSIDE, CLIENT, HOME];
-    let to = on_home(Family::V4, PORT);
+    let clients = [OUTSIDE, CLIENT, world.home.name];
+    let to = on_home(world, Family::V4, PORT);
     for client in clients {
         reached(world, client, to, Way::TCP, "hp-first")?;
     }
@@ -175,10 +177,11 @@ fn ends_with_its_pod(world: &World) -> Result<()> {
 /// Neither the agent's death nor its return interrupts what is there.
 fn outlives_the_agent(world: &World) -> Result<()> {
     create(world, "hp-stays", &anywhere())?;
-    reached(world, OUTSIDE, on_home(Family::V4, PORT), Way::TCP, "hp-stays")?;
-    let node = world.lab.node(HOME)?;
+    reached(world, OUTSIDE, on_home(world, Family::V4, PORT), Way::TCP, "hp-stays")?;
+    let node = world.lab.node(world.home.name)?;
     let space = world.space(OUTSIDE)?;
-    let load = space.load_start(&Way::TCP.ask(on_home(Family::V4, PORT), "hostname"), 200, 2)?;
+    let load =
+        space.load_start(&Way::TCP.ask(on_home(world, Family::V4, PORT), "hostname"), 200, 2)?;
     world.lab.take_proxy(node)?.kill()?;
     thread::sleep(Duration::from_millis(200));
     world.lab.start_proxy(node, world.kind)?;
@@ -193,7 +196,7 @@ fn outlives_the_agent(world: &World) -> Result<()> {
 /// The rules of the plugin do not get in the way.
 fn beside_portmap(world: &World) -> Result<()> {
     create(world, "hp-map", &anywhere())?;
-    let home = world.space(HOME)?;
+    let home = world.space(world.home.name)?;
     let pod = world.lab.pod("hp-map")?.address;
     let mut checks = Vec::new();
     for (program, address, len) in
@@ -245,7 +248,7 @@ fn portmap_rules(pod: IpAddr, len: u8) -> String {
 fn node_port_comes_first(world: &World) -> Result<()> {
     const NODE_PORT: u16 = 31_321;
     create(world, "hp-late", &[host_port(None, NODE_PORT, Proto::Tcp)])?;
-    let to = on_home(Family::V4, NODE_PORT);
+    let to = on_home(world, Family::V4, NODE_PORT);
     reached(world, OUTSIDE, to, Way::TCP, "hp-late")?;
     let spec = serde_json::json!({
         "type": "NodePort", "selector": {"app": "other"},

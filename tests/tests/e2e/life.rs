@@ -1,6 +1,6 @@
 //! Changes: backends that come and go, the agent's death, the API server's absence, the end.
 
-use crate::world::{CLIENT, HOME, PATIENCE, Way, World, all, answer, expect_answer};
+use crate::world::{CLIENT, PATIENCE, Way, World, all, answer, expect_answer};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::programs::{SchedClassifier, tc::TcAttachType};
 use lab::{
@@ -9,7 +9,7 @@ use lab::{
     proto::Verdict,
     service::{Service, web},
     suite::{Suite, eventually},
-    topology::{Family, NODES},
+    topology::Family,
 };
 use nix::sched::{CloneFlags, setns};
 use std::{
@@ -50,8 +50,9 @@ pub(crate) fn clean(suite: &mut Suite, world: &World) -> Result<()> {
 
 /// Makes a Service and pods for it, which [`remove`] takes away.
 fn with_pods(world: &World, app: &str, nodes: &[usize]) -> Result<Service> {
+    let all = &world.lab.topology().nodes;
     let specs = nodes.iter().enumerate().filter_map(|(index, node)| {
-        Some(PodSpec::new(&format!("{app}-{index}"), NODES.get(*node)?, app))
+        Some(PodSpec::new(&format!("{app}-{index}"), all.get(*node)?, app))
     });
     world.lab.create_pods(specs.collect())?;
     let service = world.lab.create_service(app, &web(app))?;
@@ -115,7 +116,7 @@ fn terminating(world: &World) -> Result<()> {
 /// A client that keeps its socket is served by another backend when its own has gone.
 fn udp_moves(world: &World) -> Result<()> {
     let mut checks = Vec::new();
-    for client in [CLIENT, HOME] {
+    for client in [CLIENT, world.home.name] {
         for family in Family::ALL {
             for way in [Way::UDP, Way::CONNECTED_UDP] {
                 let check = udp_moves_once(world, client, family, way);
@@ -146,7 +147,7 @@ fn udp_moves_once(world: &World, client: &str, family: Family, way: Way) -> Resu
 fn connections_stay(world: &World) -> Result<()> {
     let service = with_pods(world, "stay", &[2])?;
     let mut sockets = Vec::new();
-    for client in [CLIENT, HOME] {
+    for client in [CLIENT, world.home.name] {
         for family in Family::ALL {
             let ask = Way::TCP.ask(service.at(family, 80)?, "hostname");
             let socket =
@@ -171,7 +172,7 @@ fn connections_stay(world: &World) -> Result<()> {
 /// 1,000 requests a second and one long transfer while the agent of the client's node is killed
 /// and started again ten times: not one request fails.
 fn killed_under_load(world: &World) -> Result<()> {
-    let node = world.lab.node(HOME)?;
+    let node = world.lab.node(world.home.name)?;
     let space = world.space(CLIENT)?;
     let load =
         space.load_start(&Way::TCP.ask(world.web.at(Family::V4, 80)?, "hostname"), RATE, 8)?;
@@ -204,7 +205,7 @@ fn changes_while_down(world: &World) -> Result<()> {
     let service = with_pods(world, "while", &[2, 3])?;
     let doomed = world.lab.create_service("doomed", &web("web"))?;
     world.settle_service(&doomed)?;
-    let node = world.lab.node(HOME)?;
+    let node = world.lab.node(world.home.name)?;
     world.lab.take_proxy(node)?.kill()?;
     world.lab.delete_service("doomed")?;
     world.lab.delete_pod("while-0")?;
@@ -236,7 +237,7 @@ fn changes_while_down(world: &World) -> Result<()> {
 
 /// Without the API server everything goes on, even for an agent that starts meanwhile.
 fn api_server_away(world: &World) -> Result<()> {
-    let node = world.lab.node(HOME)?;
+    let node = world.lab.node(world.home.name)?;
     let space = world.space(CLIENT)?;
     let ask = Way::TCP.ask(world.web.at(Family::V4, 80)?, "hostname");
     world.lab.stop_api_server()?;

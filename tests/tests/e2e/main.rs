@@ -1,7 +1,7 @@
 //! The end-to-end suite: whole clusters in the lab, the real control plane, the real agent.
 //!
-//! One lab serves all cases. They run in each mode of the agent; `DATAPATH_E2E_PROXY` names a single
-//! one instead (`socket-native`, `tc-none`…, or `kube-proxy-nftables`, `kube-proxy-iptables`: the
+//! One lab of each cluster serves all cases. They run in each mode of the agent (with `DATAPATH_E2E_FULL`
+//! also in those that differ little); `DATAPATH_E2E_PROXY` names a single one instead (`socket-native`, `tc-none`…, or `kube-proxy-nftables`, `kube-proxy-iptables`: the
 //! oracle, which proves the probes themselves).
 
 mod connect;
@@ -10,10 +10,16 @@ mod host_ports;
 mod life;
 mod scale;
 mod stale;
+mod tunnel;
 mod world;
 
 use anyhow::{Context as _, Result};
-use lab::{control, host, proxy, proxy::Kind, suite::Suite};
+use lab::{
+    control, host, proxy,
+    proxy::Kind,
+    suite::Suite,
+    topology::{CALICO, MYK8S, Topology},
+};
 use std::{env, process::ExitCode};
 use tracing_subscriber::EnvFilter;
 use world::World;
@@ -34,8 +40,21 @@ fn main() -> ExitCode {
 }
 
 fn run(suite: &mut Suite) -> Result<()> {
-    let mut world = World::up()?;
-    for kind in kinds()? {
+    let kinds = kinds()?;
+    for topology in [&MYK8S, &CALICO] {
+        let kinds: Vec<Kind> =
+            kinds.iter().copied().filter(|kind| kind.topology().name == topology.name).collect();
+        if !kinds.is_empty() {
+            run_cluster(suite, topology, &kinds)?;
+        }
+    }
+    Ok(())
+}
+
+/// All cases, in each of the modes of one cluster.
+fn run_cluster(suite: &mut Suite, topology: &'static Topology, kinds: &[Kind]) -> Result<()> {
+    let mut world = World::up(topology)?;
+    for kind in kinds.iter().copied() {
         world.kind = kind;
         suite.group(&kind.to_string());
         world.lab.start_proxies(kind)?;
@@ -45,12 +64,15 @@ fn run(suite: &mut Suite) -> Result<()> {
         host_ports::run(suite, &world);
         stale::run(suite, &world);
         life::run(suite, &world);
+        if Kind::TUNNELS.contains(&kind) {
+            tunnel::run(suite, &world);
+        }
         if kind == Kind::MODES[0] || !kind.is_datapath() {
             scale::run(suite, &world);
         }
         life::clean(suite, &world)?;
     }
-    suite.group("");
+    suite.group(topology.name);
     suite.case("lab::down", || world.lab.down());
     Ok(())
 }
@@ -65,10 +87,13 @@ fn unable() -> Option<String> {
         .or_else(|| proxy::datapath_binary().err().map(|error| error.to_string()))
 }
 
-/// The proxies to test.
+/// The proxies to test. The modes with tunnels come in pairs; one of each kind is enough for every day.
 fn kinds() -> Result<Vec<Kind>> {
-    let mut all = Kind::MODES.to_vec();
+    let full = env::var_os("DATAPATH_E2E_FULL").is_some();
+    let tunnels = &Kind::TUNNELS[..if full { 4 } else { 2 }];
+    let mut all = [&Kind::MODES[..], tunnels].concat();
     let Ok(wanted) = env::var("DATAPATH_E2E_PROXY") else { return Ok(all) };
+    all.extend(Kind::TUNNELS);
     all.extend([Kind::KubeProxy("nftables"), Kind::KubeProxy("iptables")]);
     let kind = all.into_iter().find(|kind| kind.to_string() == wanted);
     Ok(vec![kind.with_context(|| format!("no proxy {wanted}"))?])

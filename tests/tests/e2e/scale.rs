@@ -1,6 +1,6 @@
 //! 1,000 Services through the API.
 
-use crate::world::{CLIENT, HOME, PATIENCE, Way, World, all, answer};
+use crate::world::{CLIENT, PATIENCE, Way, World, all, answer};
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::{discovery::v1::EndpointSlice, networking::v1::ServiceCIDR};
 use kube::{
@@ -110,7 +110,7 @@ fn all_slices(world: &World) -> Result<()> {
 
 /// What the agent itself needs and says.
 fn own_view(world: &World) -> Result<()> {
-    let node = world.lab.node(HOME)?;
+    let node = world.lab.node(world.home.name)?;
     let status = fs::read_to_string(format!("/proc/{}/status", world.lab.proxy_pid(node)?))?;
     let peak: u64 = status
         .lines()

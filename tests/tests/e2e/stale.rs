@@ -1,6 +1,6 @@
 //! What clients with a socket open meet when what they talk to goes.
 
-use crate::world::{CLIENT, HOME, PATIENCE, Way, World, all};
+use crate::world::{CLIENT, PATIENCE, Way, World, all};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use lab::{
     manifest::{POD_PORT, PodSpec},
@@ -9,7 +9,7 @@ use lab::{
     service::{Service, web_ports},
     space::Socket,
     suite::{Suite, eventually},
-    topology::{Family, NODES, OUTSIDE},
+    topology::{Family, OUTSIDE},
 };
 use serde_json::json;
 use std::{net::SocketAddr, time::Duration};
@@ -33,7 +33,7 @@ pub(crate) fn run(suite: &mut Suite, world: &World) {
 
 /// A Service of node ports with one pod, on worker 2.
 fn with_pod(world: &World, app: &str) -> Result<Service> {
-    world.lab.create_pod(PodSpec::new(app, &NODES[2], app))?;
+    world.lab.create_pod(PodSpec::new(app, world.away, app))?;
     let spec = json!({
         "type": "NodePort", "selector": {"app": app}, "ports": web_ports(POD_PORT),
     });
@@ -53,7 +53,7 @@ fn place(
     if client != OUTSIDE {
         return service.at(family, 80);
     }
-    let node = world.lab.node(HOME)?.spec.address().get(family);
+    let node = world.home.address().get(family);
     Ok(SocketAddr::new(node, service.node_port(usize::from(way.is_udp()))?))
 }
 
@@ -89,7 +89,7 @@ fn flows(world: &World, service: &Service, clients: &[&str]) -> Result<Vec<Flow>
 /// never stop asking.
 fn ends_with_its_service(world: &World) -> Result<()> {
     let service = with_pod(world, "udp-ends")?;
-    let flows = flows(world, &service, &[OUTSIDE, CLIENT, HOME, "other"])?;
+    let flows = flows(world, &service, &[OUTSIDE, CLIENT, world.home.name, "other"])?;
     world.lab.delete_service(service.name())?;
     let result = all(flows.iter().map(silent));
     world.lab.delete_pod("udp-ends")?;
@@ -100,7 +100,7 @@ fn ends_with_its_service(world: &World) -> Result<()> {
 fn ends_with_its_node_port(world: &World) -> Result<()> {
     let service = with_pod(world, "udp-closes")?;
     let outside = flows(world, &service, &[OUTSIDE])?;
-    let inside = flows(world, &service, &[CLIENT, HOME, "other"])?;
+    let inside = flows(world, &service, &[CLIENT, world.home.name, "other"])?;
     world.lab.patch_service(service.name(), &json!({"spec": {"type": "ClusterIP"}}))?;
     let closed = all(outside.iter().map(silent));
     let open = all(inside.iter().map(|(title, socket)| {
@@ -124,14 +124,14 @@ fn silent((title, socket): &Flow) -> Result<()> {
 /// A client with a fixed port that asked before anybody was ready is served when somebody is, and
 /// moves to the next when that one goes.
 fn begins(world: &World) -> Result<()> {
-    world.lab.create_pod(PodSpec::new("udp-begins-1", &NODES[2], "udp-begins"))?;
+    world.lab.create_pod(PodSpec::new("udp-begins-1", world.away, "udp-begins"))?;
     world.lab.set_ready("udp-begins-1", false)?;
     let spec = json!({
         "type": "NodePort", "selector": {"app": "udp-begins"}, "ports": web_ports(POD_PORT),
     });
     let service = world.lab.create_service("udp-begins", &spec)?;
     let mut sockets = Vec::new();
-    for client in [OUTSIDE, CLIENT, HOME, "other"] {
+    for client in [OUTSIDE, CLIENT, world.home.name, "other"] {
         // The wildcard address of IPv6 takes a port in IPv4 too.
         for (family, port) in Family::ALL.into_iter().zip(12_345..) {
             let to = place(world, &service, client, family, Way::UDP)?;
@@ -153,7 +153,11 @@ fn begins(world: &World) -> Result<()> {
     };
     world.lab.set_ready("udp-begins-1", true)?;
     let first = served_by("udp-begins-1");
-    world.lab.create_pod(PodSpec::new("udp-begins-2", &NODES[3], "udp-begins"))?;
+    world.lab.create_pod(PodSpec::new(
+        "udp-begins-2",
+        &world.lab.topology().nodes[3],
+        "udp-begins",
+    ))?;
     world.lab.delete_pod("udp-begins-1")?;
     let second = served_by("udp-begins-2");
     world.lab.delete_service("udp-begins")?;
@@ -197,10 +201,10 @@ fn reset(world: &World) -> Result<()> {
 /// translates tell that the address was a pod's.
 fn reset_clients(world: &World) -> Vec<&'static str> {
     match world.kind {
-        Kind::Datapath { native: true, .. } => {
-            vec![OUTSIDE, CLIENT, HOME, "other", "myk8s-worker2"]
+        Kind::Datapath { routing, .. } if routing != "none" => {
+            vec![OUTSIDE, CLIENT, world.home.name, "other", world.away.name]
         }
-        Kind::Datapath { socket_lb: false, .. } => vec![OUTSIDE, "other", "myk8s-worker2"],
+        Kind::Datapath { socket_lb: false, .. } => vec![OUTSIDE, "other", world.away.name],
         _ => vec![OUTSIDE],
     }
 }

@@ -9,7 +9,7 @@ use lab::{
     service::{Service, web, web_ports},
     space::{Space, request},
     suite::eventually,
-    topology::{Family, NODES},
+    topology::{Family, NodeSpec, Topology},
 };
 use serde_json::json;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -18,10 +18,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// The pod that most requests come from; the Service `itself` leads back to it.
 pub(crate) const CLIENT: &str = "client";
-/// The node of [`CLIENT`].
-pub(crate) const HOME: &str = "myk8s-worker";
-
-/// A backend of a Service that has only this one, seen from [`HOME`].
+/// A backend of a Service that has only this one, seen from the node of [`CLIENT`].
 pub(crate) struct Target {
     /// What a case is called by it.
     pub(crate) place: &'static str,
@@ -35,6 +32,10 @@ pub(crate) struct Target {
 pub(crate) struct World {
     pub(crate) lab: Lab,
     pub(crate) kind: Kind,
+    /// The node of [`CLIENT`].
+    pub(crate) home: &'static NodeSpec,
+    /// The node of the pod `other`, in the same subnet.
+    pub(crate) away: &'static NodeSpec,
     /// Services with one backend each.
     pub(crate) targets: Vec<Target>,
     /// All pods `web-*`.
@@ -78,13 +79,13 @@ impl std::fmt::Display for Way {
 }
 
 impl World {
-    pub(crate) fn up() -> Result<Self> {
-        let lab = Lab::builder().pods_per_node(2).host_pods().up()?;
-        let [_, home, other, third] = &NODES;
+    pub(crate) fn up(topology: &'static Topology) -> Result<Self> {
+        let lab = Lab::builder().topology(topology).pods_per_node(2).host_pods().up()?;
+        let [_, home, away, third] = &topology.nodes;
         lab.create_pods(vec![
             PodSpec::new(CLIENT, home, "itself"),
             PodSpec::new("same", home, "same"),
-            PodSpec::new("other", other, "other"),
+            PodSpec::new("other", away, "other"),
             PodSpec::new("hostnet-same", home, "hostnet-same").on_host_network().serving(&[9081]),
             PodSpec::new("hostnet-other", third, "hostnet-other")
                 .on_host_network()
@@ -108,7 +109,7 @@ impl World {
         let web = lab.create_service("web", &web("web"))?;
         let empty = service("empty", POD_PORT)?;
         service("host", HOST_POD_PORT)?;
-        Ok(Self { lab, kind: Kind::MODES[0], targets, web, empty })
+        Ok(Self { lab, kind: Kind::MODES[0], home, away, targets, web, empty })
     }
 
     /// Waits until every node answers for every Service that has a backend.
