@@ -74,7 +74,7 @@ impl Variant {
         match self {
             Self::Direct => None,
             Self::KubeProxy(mode) => Some(Proxy::KubeProxy(mode)),
-            Self::Ours { socket_lb } => Some(Proxy::Datapath { socket_lb, native: true }),
+            Self::Ours { socket_lb } => Some(Proxy::Datapath { socket_lb, routing: "native" }),
         }
     }
 }
