@@ -27,8 +27,9 @@ impl Dual {
 
     /// The same with other last bytes.
     const fn with_last(self, v4: u8, v6: u16) -> Self {
-        let ([a, b, c, _], [d, e, f, g, h, i, j, _]) = (self.v4.octets(), self.v6.segments());
-        Self { v4: Ipv4Addr::new(a, b, c, v4), v6: Ipv6Addr::new(d, e, f, g, h, i, j, v6) }
+        let v4 = self.v4.to_bits() & !0xff | v4 as u32;
+        let v6 = self.v6.to_bits() & !0xffff | v6 as u128;
+        Self { v4: Ipv4Addr::from_bits(v4), v6: Ipv6Addr::from_bits(v6) }
     }
 }
 

@@ -48,7 +48,7 @@ fn wrap(src: &str, dst: &str, class: u8, inner: &[u8]) -> Vec<u8> {
                     .expect("a header");
             outer.dscp = (class >> 2).try_into().expect("six bits");
             outer.ecn = (class & 3).try_into().expect("two bits");
-            ethernet.ip(etherparse::IpHeaders::Ipv4(outer, Default::default()))
+            ethernet.ip(etherparse::IpHeaders::Ipv4(outer, etherparse::Ipv4Extensions::default()))
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
             let outer = Ipv6Header {
@@ -59,7 +59,7 @@ fn wrap(src: &str, dst: &str, class: u8, inner: &[u8]) -> Vec<u8> {
                 destination: dst.octets(),
                 ..Ipv6Header::default()
             };
-            ethernet.ip(etherparse::IpHeaders::Ipv6(outer, Default::default()))
+            ethernet.ip(etherparse::IpHeaders::Ipv6(outer, etherparse::Ipv6Extensions::default()))
         }
         mixed => panic!("families differ: {mixed:?}"),
     }
@@ -375,6 +375,12 @@ fn the_sender_of_what_is_too_big_is_told_by_its_gateway() {
             "172.18.0.3:40000 > 10.200.1.10:80 tcp A",
             40,
             "10.200.1.10 > 172.18.0.3 icmp 3/4 about 172.18.0.3:40000 > 10.200.1.10:80".to_owned(),
+        ),
+        (
+            TO_UPLINK,
+            "10.10.3.5:40000 > 172.18.0.5:22 tcp A",
+            40,
+            format!("{GATEWAY} > 10.10.3.5 icmp 3/4 about 10.10.3.5:40000 > 172.18.0.5:22"),
         ),
     ] {
         let (verdict, out) = node.run(hook, &too_big(sent, headers));
