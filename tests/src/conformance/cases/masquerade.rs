@@ -1,7 +1,7 @@
 //! Section 1.6: when a backend does not see the client's address.
 
 use super::super::{
-    KUBE_PROXY, OURS_TC, SOCKETS,
+    KUBE_PROXY, SOCKETS,
     case::{Case, Setup, case, masked, mirrored, reach, silence},
     place::{
         AWAY_NODE_PORT, AWAY_POD, CLUSTER_IP, CONNECTED_UDP, EXTERNAL_IP, FAR, HOST_FAR, HOST_NEAR,
@@ -98,7 +98,7 @@ fn sources() -> Vec<Case> {
 
 /// Backends that are the node itself, and ports used twice.
 fn special() -> Vec<Case> {
-    const ITS_OWN: &str = "by tc a node's packet to itself comes back in from the address that was \
+    const ITS_OWN: &str = "beside socket hooks a node's packet to itself comes back in from the address that was \
                            dialled: the kernel takes none from outside with an address of its own";
     vec![
         case("1.6", "host-network-backend", "A backend in the network of the node")
@@ -107,7 +107,6 @@ fn special() -> Vec<Case> {
             .expect(&[POD, OUTSIDE_CLIENT], NODE_PORT, reach(&[HOST_NEAR]))
             .expect(&[POD], CLUSTER_IP, reach(&[HOST_NEAR]))
             .expect(&[NODE], CLUSTER_IP, reach(&[HOST_NEAR]))
-            .but(OURS_TC, mirrored(&[HOST_NEAR]), ITS_OWN)
             .but_for(NODE, &[CONNECTED_UDP, SCTP], SOCKETS, mirrored(&[HOST_NEAR]), ITS_OWN),
         case("1.6", "host-network-backend-there", "A backend in the network of another node")
             .service(json!({"type": "NodePort"}))
