@@ -6,7 +6,7 @@ use super::super::{
     place::{
         AWAY_EXTERNAL_IP, AWAY_NODE, AWAY_NODE_PORT, AWAY_POD, AWAY_VIP, CLUSTER_IP, CONNECTED_UDP,
         EXTERNAL_IP, FAR, FREE_IP, GATEWAY_PORT, LOCALHOST, NEAR, NODE, NODE_PORT, OUTSIDE_CLIENT,
-        POD, SCTP, TCP, UDP, VIP,
+        POD, SCTP, TCP, UDP, VIP, WAYS,
     },
 };
 use crate::topology::{Family, OUTSIDE_ADDRESS};
@@ -231,7 +231,14 @@ fn load_balancers() -> Vec<Case> {
         .service(balanced(json!({"loadBalancerSourceRanges": [&one4, &one6]})))
         .endpoints(&[])
         .expect(&[OUTSIDE_CLIENT], VIP, refused())
-        .expect(&[POD, NODE], VIP, silence()),
+        .expect(&[POD, NODE], VIP, silence())
+        .but_for(
+            POD,
+            WAYS,
+            IPTABLES,
+            refused(),
+            "iptables mode looks for endpoints before it looks at the source",
+        ),
         case("1.2", "lb-address-removed", "An address that the load balancer loses is not served")
             .service(balanced(json!({})))
             .endpoints(&[NEAR])
