@@ -18,6 +18,9 @@ use datapath_user::{
 use sandbox::in_sandbox;
 use std::{fs, net::Ipv4Addr, path::Path, time::Instant};
 
+/// How many maps are pinned.
+const MAPS: u32 = 18;
+
 #[test]
 fn maps_and_links_outlive_the_agent_and_are_taken_over() {
     in_sandbox(|sandbox| {
@@ -117,7 +120,7 @@ fn what_somebody_removes_is_repaired_and_counted() {
         cleanup(&options).expect("cleanup beside a live agent");
         assert!(sandbox.programs_on(&device).is_empty());
         let repairs = datapath.ensure().expect("ensure");
-        assert_eq!((repairs.pins, repairs.links, repairs.entries), (17, 10, 0));
+        assert_eq!((repairs.pins, repairs.links, repairs.entries), (MAPS, 10, 0));
         assert_eq!(sandbox.programs_on(&device).len(), 2);
 
         cleanup(&options).expect("cleanup beside a live agent");
@@ -126,7 +129,7 @@ fn what_somebody_removes_is_repaired_and_counted() {
 
         fs::remove_dir_all(&root).expect("remove the folder");
         let repairs = datapath.ensure().expect("ensure");
-        assert_eq!((repairs.pins, repairs.links), (17 + 10, 0));
+        assert_eq!((repairs.pins, repairs.links), (MAPS + 10, 0));
         assert_eq!(Datapath::load(&options).expect("load").dump().expect("dump"), tables(2));
         assert_eq!(datapath.ensure().expect("ensure").total(), 0);
 
@@ -144,7 +147,7 @@ fn cleanup_leaves_nothing() {
         datapath.attach_pod(&device).expect("attach");
         datapath.attach_sockets().expect("attach sockets");
         let removed = cleanup(&options).expect("cleanup with a live agent");
-        assert_eq!(removed.len(), 17 + 10, "{removed:?}");
+        assert_eq!(removed.len(), MAPS as usize + 10, "{removed:?}");
         assert!(sandbox.programs_on(&device).is_empty());
         assert!(!options.bpffs.join("v1").exists());
         drop(datapath);
@@ -154,7 +157,7 @@ fn cleanup_leaves_nothing() {
         datapath.attach_pod(&device).expect("attach");
         drop(datapath);
         let removed = cleanup(&options).expect("cleanup with a dead agent");
-        assert_eq!(removed.len(), 17 + 2, "{removed:?}");
+        assert_eq!(removed.len(), MAPS as usize + 2, "{removed:?}");
         assert!(!sandbox.run("tc qdisc show dev veth0").contains("clsact"));
         assert!(cleanup(&options).expect("cleanup of nothing").is_empty());
     });
@@ -211,7 +214,7 @@ fn a_bpf_file_system_is_mounted_and_unmounted_again() {
         assert!(bpffs.join("v1/maps/CONFIG").exists());
         drop(Datapath::load(&options).expect("load again, on the same mount"));
         let removed = cleanup(&options).expect("cleanup");
-        assert_eq!(removed.len(), 17 + 1, "{removed:?}");
+        assert_eq!(removed.len(), MAPS as usize + 1, "{removed:?}");
         assert!(!bpffs.exists());
 
         let options = Options { bpffs: "/proc".into(), ..sandbox.options() };
