@@ -119,7 +119,9 @@ impl Network {
         let ours = ways.routing().is_ours();
         if ours || carries_pods(&table) {
             let ranges = own.into_iter().flat_map(|own| &own.pod_cidrs);
-            for range in ranges.filter(|range| ours || !self.is_shared(**range)) {
+            // With tunnels, what is somewhere else has a route of its own here.
+            let routed = ways.routing().has_tunnels();
+            for range in ranges.filter(|range| routed || !self.is_shared(**range)) {
                 add_range(&mut table, *range, entry(*range, RouteKind::LOCAL));
             }
         }

@@ -376,12 +376,6 @@ fn the_sender_of_what_is_too_big_is_told_by_its_gateway() {
             40,
             "10.200.1.10 > 172.18.0.3 icmp 3/4 about 172.18.0.3:40000 > 10.200.1.10:80".to_owned(),
         ),
-        (
-            TO_UPLINK,
-            "10.10.3.5:40000 > 172.18.0.5:22 tcp A",
-            40,
-            format!("{GATEWAY} > 10.10.3.5 icmp 3/4 about 10.10.3.5:40000 > 172.18.0.5:22"),
-        ),
     ] {
         let (verdict, out) = node.run(hook, &too_big(sent, headers));
         assert_eq!((verdict, describe(&out)), (Redirect, error), "{sent}");

@@ -26,7 +26,7 @@ pub(crate) struct Options {
     node_image: Option<String>,
     /// kind: the name of the cluster; one that exists already is used as it is
     #[arg(long, env = "KIND_CLUSTER_NAME", value_name = "NAME", default_value = "myk8s")]
-    cluster: String,
+    kind_cluster: String,
     /// kind: the image of the tour's test pods; pulled by the nodes if they do not have it
     #[arg(long, env = "DATAPATH_AGNHOST_IMAGE", value_name = "IMAGE", default_value = tour::AGNHOST)]
     agnhost_image: String,
@@ -60,7 +60,7 @@ pub(crate) fn run(options: &Options, once: bool) -> Result<()> {
         );
     }
     let image = image::build()?;
-    let cluster = Cluster::ensure(&options.cluster, options.node_image.as_deref())?;
+    let cluster = Cluster::ensure(&options.kind_cluster, options.node_image.as_deref())?;
     cluster.load(&image)?;
     cluster.install()?;
     let result = tour::give(&cluster, &options.agnhost_image);
@@ -69,7 +69,7 @@ pub(crate) fn run(options: &Options, once: bool) -> Result<()> {
          Remove datapath:           kubectl delete -k manifests/\n\
          Remove the cluster:        kind delete cluster --name {}",
         cluster.control_plane(),
-        options.cluster
+        options.kind_cluster
     );
     result?;
     if once { Ok(()) } else { show_traffic(&cluster) }
