@@ -1,8 +1,15 @@
 //! Pods behind tunnels: who reaches whom, and what is on the wire and in the counters meanwhile.
 
-use crate::world::{Way, World, all, expect_answer};
+use crate::world::{PATIENCE, Way, World, all, expect_answer};
 use anyhow::{Context as _, Result, ensure};
-use lab::{Pod, manifest::POD_PORT, proxy, proxy::Kind, suite::Suite, topology::Family};
+use lab::{
+    Pod,
+    manifest::POD_PORT,
+    proxy,
+    proxy::Kind,
+    suite::{Suite, eventually},
+    topology::Family,
+};
 use serde_json::Value;
 use std::{net::SocketAddr, process::Stdio, thread, time::Duration};
 
@@ -45,8 +52,10 @@ fn on_the_wire(world: &World) -> Result<()> {
         (format!("web-{}-1", world.away.short()), routing == "ipip"),
         (format!("web-{}-1", far.short()), true),
     ] {
-        let check = ping_is_seen(world, &*world.lab.pod(&server)?, wrapped);
-        checks.push(check.with_context(|| format!("to {server}")));
+        // A connection of a case before may still be ending.
+        let server = world.lab.pod(&server)?;
+        let check = eventually(PATIENCE, || ping_is_seen(world, &server, wrapped));
+        checks.push(check.with_context(|| format!("to {}", server.spec.name)));
     }
     all(checks)
 }
