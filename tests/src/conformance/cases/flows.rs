@@ -220,7 +220,9 @@ fn large() -> Vec<Case> {
             .check("they arrive and come back whole", |trial| {
                 trial.everywhere(&[TCP, UDP, CONNECTED_UDP], |family, way| {
                     CLIENTS.iter().try_for_each(|(client, target)| {
-                        (0..4).try_for_each(|_| echo(trial, *client, way, *target, family))
+                        // Once more where a busy machine has been too slow.
+                        let once = || echo(trial, *client, way, *target, family);
+                        (0..4).try_for_each(|_| once().or_else(|_| once()))
                     })
                 })
             }),
