@@ -87,8 +87,8 @@ fn unable() -> Option<String> {
         .or_else(|| proxy::datapath_binary().err().map(|error| error.to_string()))
 }
 
-/// The proxies to test. The modes with tunnels are tested in full only: a cluster more is not for every
-/// change, and not all of its cases pass yet.
+/// The proxies to test. The modes with tunnels are tested in full only: a cluster more, which takes
+/// minutes, is not for every change.
 fn kinds() -> Result<Vec<Kind>> {
     let full = env::var_os("DATAPATH_E2E_FULL").is_some();
     let tunnels = if full { &Kind::TUNNELS[..] } else { &[] };
