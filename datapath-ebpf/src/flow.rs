@@ -1,6 +1,7 @@
 //! Flows: translation decided once, remembered in two mirror entries.
 
 use crate::{
+    forward::MARK,
     hook::Hook,
     maps::{FLOWS, address, backend, config, count, count_service},
     packet::{ACK, FIN, Packet, RST, SYN, Transport},
@@ -260,35 +261,46 @@ pub(crate) fn is_done(packet: &Packet, hook: Hook) -> bool {
     hook == Hook::ToUplink && packet.flow.flags.0 & whose == FlowFlags::FORWARD.0
 }
 
-/// Whether the packet opens a plain connection, or may, where its client first appears.
+/// Whether the packet opens a plain connection, or may, and is met here for the first time.
+///
+/// What ends on this node comes from outside by the uplink. The node's own processes reach its pods
+/// past it: there the pod's side meets them first, unless it was we who sent the packet.
 #[inline(always)]
-pub(crate) fn may_clash(packet: &Packet, hook: Hook) -> bool {
+pub(crate) fn may_clash(packet: &Packet, skb: Skb, hook: Hook, place: Place) -> bool {
     packet.transport == Transport::Whole
         && (packet.opens() || packet.tuple.protocol != Protocol::TCP)
         && match hook {
             Hook::FromPod => true,
-            Hook::ToUplink => matches!(Place::of(&packet.tuple.src), Place::Host(_)),
-            Hook::ToPod | Hook::FromUplink => false,
+            Hook::FromUplink => matches!(place, Place::Pod(_) | Place::Host(_)),
+            Hook::ToPod => skb.mark() != MARK && is_of_host(packet),
+            Hook::ToUplink => is_of_host(packet),
         }
 }
 
-/// Gives a plain connection another source port if its answers would be taken for those
-/// of a flow: its client uses one port for a service and for the backend that it got there.
 #[inline(always)]
-pub(crate) fn evade(packet: &mut Packet, skb: Skb, host: bool) -> Result<(), Outcome> {
+fn is_of_host(packet: &Packet) -> bool {
+    matches!(Place::of(&packet.tuple.src), Place::Host(_))
+}
+
+/// Whether the answers to a plain connection would be taken for those of a flow: its client uses one
+/// port for a service and for the backend that it got there.
+#[inline(always)]
+pub(crate) fn clashes(packet: &mut Packet) -> bool {
     packet.key = packet.tuple.reverse();
     // SAFETY: read at once.
-    let taken = unsafe { FLOWS.get(&packet.key) };
-    if taken.is_none_or(|flow| flow.flags.has(FlowFlags::STACK)) {
-        return Ok(());
-    }
+    unsafe { FLOWS.get(&packet.key) }.is_some_and(|flow| !flow.flags.has(FlowFlags::STACK))
+}
+
+/// Gives a plain connection that [clashes] another source port.
+#[inline(always)]
+pub(crate) fn evade(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<(), Outcome> {
     let flow = &mut packet.flow;
     flow.last_seen = now();
     flow.service = 0;
     flow.backend = 0;
     flow.device = skb.device();
     flow.flags = FlowFlags::FORWARD.with(FlowFlags::SOURCE_TRANSLATED);
-    if host {
+    if matches!(hook, Hook::ToPod | Hook::ToUplink) {
         flow.flags = flow.flags.with(FlowFlags::HOST_CLIENT);
     }
     flow.pad = 0;

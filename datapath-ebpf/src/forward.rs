@@ -111,18 +111,29 @@ fn leaves(context: *mut __sk_buff, packet: &Packet, hook: u32) -> i32 {
     leaves.into()
 }
 
-/// Whether an answer to a pod of this node travels through the stack: then its source is put back
-/// where it leaves the stack, in [`Hook::ToPod`]. So the stack sees the same two addresses both
-/// ways, and no packet with a service's address comes in by a device where it could not. Nor is a
-/// packet put back twice: with its client's port back, it looks like an answer of the flow that the
-/// port was changed for.
+/// Whether an answer travels through the stack with its destination as it is: then it is translated
+/// where it leaves the stack, in [`Hook::ToPod`] or [`Hook::ToUplink`]. So the stack sees the same two
+/// addresses both ways, and no packet with a service's address comes in by a device where it could not.
+/// Nor is a packet put back twice: with its client's port back, it looks like an answer of the flow that
+/// the port was changed for.
 #[inline(always)]
-pub(crate) fn is_left_to_pod_side(packet: &Packet, hook: Hook, place: Place) -> bool {
+pub(crate) fn is_left_to_far_side(packet: &Packet, hook: Hook, place: Place) -> bool {
     matches!(hook, Hook::FromPod | Hook::FromUplink)
-        && matches!(place, Place::Pod(_))
         && packet.to.dst == packet.tuple.dst
         && !packet.flow.flags.has(FlowFlags::FORWARD)
-        && !is_native_from_pod(packet, hook)
+        && match place {
+            Place::Pod(_) => !is_native_from_pod(packet, hook),
+            Place::Remote(_) => is_plain_from_pod(packet, hook) && !is_native(),
+            Place::Service | Place::Vacant | Place::Elsewhere => is_plain_from_pod(packet, hook),
+            // Here the stack is the far side itself, and what goes through a tunnel goes past it.
+            Place::Host(_) | Place::Tunnel(_) => false,
+        }
+}
+
+/// Whether what a pod sends keeps its source.
+#[inline(always)]
+fn is_plain_from_pod(packet: &Packet, hook: Hook) -> bool {
+    hook == Hook::FromPod && packet.to.src == packet.tuple.src
 }
 
 #[inline(always)]
@@ -137,6 +148,15 @@ fn way(packet: &mut Packet, skb: Skb, hook: Hook, place: Place) -> Result<Way, O
             _ if hook == Hook::ToUplink => Way::Stack,
             way => way,
         },
+        // With both addresses as they were, it goes as it would have gone with its own port.
+        Place::Pod(_)
+            if incoming
+                && !source_changed
+                && packet.to.dst == packet.tuple.dst
+                && !is_native_from_pod(packet, hook) =>
+        {
+            Way::Stack
+        }
         Place::Pod(pod) if incoming && (source_changed || is_native()) => Way::Pod(pod.device),
         Place::Pod(pod) if hook == Hook::ToUplink => Way::Neighbour(pod.device, packet.to.dst),
         // An answer to a host client enters by the device that its request left by: there the

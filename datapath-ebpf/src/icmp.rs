@@ -39,7 +39,7 @@ pub(crate) fn lookup(
         // It was the far end that sent it, which the sender knows by another address.
         packet.to.src = packet.flow.to.src;
     }
-    if forward::is_left_to_pod_side(packet, hook, Place::of(&packet.to.dst)) {
+    if forward::is_left_to_far_side(packet, hook, Place::of(&packet.to.dst)) {
         packet.to = packet.tuple;
         return Ok(());
     }

@@ -162,10 +162,20 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
         Transport::Orphan | Transport::Malformed | Transport::Other => {}
     }
     let place = Place::of(&packet.to.dst);
+    if !packet.known && hook == Hook::ToPod && forward::is_detour(packet) {
+        flow::leave_to_stack(packet);
+    }
+    if !packet.known
+        && flow::may_clash(packet, skb, hook, place)
+        && flow::clashes(packet)
+        && !(hook == Hook::FromUplink && is_spoofed(packet))
+    {
+        flow::evade(packet, skb, hook)?;
+    }
     if packet.known {
         if packet.flow.flags.has(FlowFlags::STACK)
             || flow::is_done(packet, hook)
-            || forward::is_left_to_pod_side(packet, hook, place)
+            || forward::is_left_to_far_side(packet, hook, place)
         {
             maps::count(Outcome::Passed);
             return Ok(NEXT);
@@ -177,15 +187,6 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
             maps::count(Outcome::FlowTranslated);
         }
         return forward::translate(packet, skb, hook, place);
-    }
-    if hook == Hook::ToPod && forward::is_detour(packet) {
-        flow::leave_to_stack(packet);
-    }
-    if flow::may_clash(packet, hook) {
-        flow::evade(packet, skb, hook == Hook::ToUplink)?;
-        if packet.known {
-            return forward::translate(packet, skb, hook, place);
-        }
     }
     if place.is_pod() || hook == Hook::ToPod {
         return forward::carry(packet, skb, hook, place);
@@ -213,8 +214,8 @@ fn is_martian(packet: &Packet) -> bool {
         && matches!(Place::of(&packet.tuple.src), Place::Host(_))
 }
 
-/// Whether a packet for a service carries a source that nobody on the wire can have. The kernel keeps
-/// such packets out (RFC 1812, 5.3.8), but does not see those that we translate and send on.
+/// Whether a packet that would open a flow carries a source that nobody on the wire can have. The kernel
+/// keeps such packets out (RFC 1812, 5.3.8), but does not see those that we translate and send on.
 #[inline(always)]
 fn is_spoofed(packet: &Packet) -> bool {
     let src = &packet.tuple.src;

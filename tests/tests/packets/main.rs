@@ -6,6 +6,7 @@
 
 mod apply;
 mod budget;
+mod clash;
 mod detector;
 mod evasion;
 mod frame;

@@ -55,6 +55,13 @@ pub(crate) const GATEWAY6: &str = "fd00:10:10:3::1";
 /// Index of the loopback device, for which test runs take place.
 pub(crate) const DEVICE: u32 = 1;
 
+/// The head of the kernel's `struct __sk_buff`, length, type and mark, for a packet that we have sent on
+/// ourselves.
+const MARKED: [u8; 12] = {
+    let [a, b, c, d] = 0x000d_a7a0_u32.to_ne_bytes();
+    [0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]
+};
+
 pub(crate) struct Node {
     ebpf: Ebpf,
 }
@@ -400,15 +407,25 @@ impl Node {
         (verdict(program, &result), result.duration.as_nanos() as u32)
     }
 
-    /// As [`time`](Self::time), for a program that returns at once: a packet that we have sent on
-    /// ourselves, which its mark tells.
-    pub(crate) fn time_of_nothing(&mut self, frame: &[u8]) -> u32 {
-        const MARK: u32 = 0x000d_a7a0;
-        // The head of the kernel's `struct __sk_buff`: length, type, mark.
-        let context: [u8; 12] = bytemuck::cast([0, 0, MARK]);
+    /// As [`run`](Self::run), for a packet that we have sent on ourselves, which its mark tells.
+    pub(crate) fn run_marked(&mut self, program: &str, frame: &[u8]) -> (Verdict, Vec<u8>) {
+        let mut out = vec![0; frame.len() + 256];
         let options = TestRunOptions {
             data_in: Some(frame),
-            ctx_in: Some(&context),
+            data_out: Some(&mut out),
+            ctx_in: Some(&MARKED),
+            ..TestRunOptions::default()
+        };
+        let result = self.test_run(program, options).expect("the program runs");
+        out.truncate(result.data_size_out as usize);
+        (verdict(program, &result), out)
+    }
+
+    /// As [`time`](Self::time), for a program that returns at once: a packet of ours.
+    pub(crate) fn time_of_nothing(&mut self, frame: &[u8]) -> u32 {
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&MARKED),
             ..TestRunOptions::default()
         };
         let result = self.test_run(FROM_UPLINK, options).expect("the program runs");
