@@ -28,25 +28,36 @@ const FREE_PORT_ATTEMPTS: u32 = 4;
 /// Finds the packet's flow and notes the packet in it. A packet without a flow, or one whose flow
 /// must be decided anew, stays unknown.
 #[inline(always)]
-pub(crate) fn lookup(packet: &mut Packet, skb: Skb) {
-    let Some(flow) = FLOWS.get_ptr_mut(&packet.tuple) else { return };
-    // SAFETY: the slot may be reused under us, as in any LRU map; all values are plain numbers, and
-    // what matters is copied at once.
-    let flow = unsafe { &mut *flow };
-    let flags = flow.flags;
+pub(crate) fn lookup(packet: &mut Packet, length: u32) {
+    let Some(flow) = entry(packet) else { return };
     packet.to = flow.to;
     let now = now();
-    if flags.has(FlowFlags::FORWARD) && is_stale(packet, flow, now) {
+    if flow.flags.has(FlowFlags::FORWARD) && is_stale(packet, flow, now) {
         forget(packet);
         return;
     }
+    note(packet, flow, now, length);
+}
+
+/// The half of a flow that packets like this one belong to.
+#[inline(always)]
+pub(crate) fn entry(packet: &Packet) -> Option<&'static mut Flow> {
+    // SAFETY: the slot may be reused under us, as in any LRU map; all values are plain numbers, and
+    // what matters is copied at once.
+    FLOWS.get_ptr_mut(&packet.tuple).map(|flow| unsafe { &mut *flow })
+}
+
+/// Notes the packet in its flow; [`Packet::to`] has been set from it.
+#[inline(always)]
+pub(crate) fn note(packet: &mut Packet, flow: &mut Flow, now: u64, length: u32) {
+    let flags = flow.flags;
     packet.known = true;
     packet.flow.flags = flags;
     packet.flow.device = flow.device;
     let idle = now.saturating_sub(flow.last_seen);
     flow.last_seen = now;
     flow.packets += 1;
-    flow.bytes += u64::from(skb.length());
+    flow.bytes += u64::from(length);
     flow.flags = flags.with(FlowFlags::SEEN).with(seen(packet.tcp));
     if idle > IDLE && !flags.has(FlowFlags::STACK) {
         packet.flow = *flow;
@@ -58,10 +69,8 @@ pub(crate) fn lookup(packet: &mut Packet, skb: Skb) {
 #[inline(always)]
 pub(crate) fn note_reset(packet: &Packet) {
     if packet.known
-        && let Some(flow) = FLOWS.get_ptr_mut(&packet.tuple)
+        && let Some(flow) = entry(packet)
     {
-        // SAFETY: as in `lookup`.
-        let flow = unsafe { &mut *flow };
         flow.flags = flow.flags.with(FlowFlags::RST);
     }
 }
@@ -118,15 +127,21 @@ fn is_stale(packet: &Packet, flow: &Flow, now: u64) -> bool {
             return true;
         }
     }
-    // A plain connection that evades a flow has no service, and no backend that could go.
-    let served = flow.service == 0 || backend(flow.backend).is_some();
-    // Datagrams ask once in a tick of the clock: a busy flow must not pay for it with each packet.
-    let asked = now == flow.last_seen && packet.tuple.protocol != Protocol::TCP;
-    if served && (asked || served_by(packet) == flow.service) {
+    if is_served(packet, flow, now) {
         return false;
     }
     count(Outcome::FlowMoved);
     true
+}
+
+/// Whether the flow's backend is still there, and what its client dials is still that service's.
+#[inline(always)]
+pub(crate) fn is_served(packet: &Packet, flow: &Flow, now: u64) -> bool {
+    // A plain connection that evades a flow has no service, and no backend that could go.
+    let served = flow.service == 0 || backend(flow.backend).is_some();
+    // Datagrams ask once in a tick of the clock: a busy flow must not pay for it with each packet.
+    let asked = now == flow.last_seen && packet.tuple.protocol != Protocol::TCP;
+    served && (asked || served_by(packet) == flow.service)
 }
 
 /// The service that has the packet's destination now; 0 for none.
@@ -169,21 +184,38 @@ fn restore_mirror(packet: &mut Packet) {
 }
 
 /// Decides a new flow to `frontend`: chooses a backend, claims the tuple of the answers, and sets
-/// [`Packet::to`].
+/// [`Packet::to`]. `device` is where the packet came in or leaves, `length` its length.
 #[inline(always)]
 pub(crate) fn open(
     packet: &mut Packet,
-    skb: Skb,
     hook: Hook,
+    device: u32,
+    length: u32,
     frontend: &Frontend,
 ) -> Result<(), Outcome> {
-    let client = Client::of(&packet.tuple.src, hook, skb.device());
+    if let Err(outcome) = choose(packet, hook, device, frontend) {
+        if matches!(outcome, Outcome::DroppedNoLocalEndpoint | Outcome::RejectedNoEndpoint) {
+            count_service(frontend.service, |stats| stats.refused += 1);
+        }
+        return Err(outcome);
+    }
+    settle(packet, length)
+}
+
+/// Chooses the backend of a new flow to `frontend` and the source that it sees, but for its port.
+#[inline(always)]
+pub(crate) fn choose(
+    packet: &mut Packet,
+    hook: Hook,
+    device: u32,
+    frontend: &Frontend,
+) -> Result<(), Outcome> {
+    let client = Client::of(&packet.tuple.src, hook, device);
     if !service::admits(frontend, &packet.tuple.src) {
         return Err(Outcome::DroppedSourceRange);
     }
     let list = client.list(frontend);
     if list.count == 0 {
-        count_service(frontend.service, |stats| stats.refused += 1);
         return Err(if client.drops(frontend.flags) {
             Outcome::DroppedNoLocalEndpoint
         } else {
@@ -209,18 +241,23 @@ pub(crate) fn open(
         packet.to.src = source;
         flags = flags.with(FlowFlags::SOURCE_TRANSLATED);
     }
-    let length = skb.length();
     let flow = &mut packet.flow;
     flow.last_seen = now();
     flow.service = frontend.service;
     flow.backend = id;
-    flow.device = skb.device();
+    flow.device = device;
     flow.flags = flags;
     flow.pad = 0;
+    Ok(())
+}
+
+/// Claims what was chosen.
+#[inline(always)]
+pub(crate) fn settle(packet: &mut Packet, length: u32) -> Result<(), Outcome> {
     claim(packet, length)?;
     packet.known = true;
     count(Outcome::FlowCreated);
-    count_service(frontend.service, |stats| stats.flows += 1);
+    count_service(packet.flow.service, |stats| stats.flows += 1);
     Ok(())
 }
 

@@ -157,7 +157,7 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
         tunnel::unwrap(skb.raw(), packet)?;
     }
     match packet.transport {
-        Transport::Whole | Transport::Later => flow::lookup(packet, skb),
+        Transport::Whole | Transport::Later => flow::lookup(packet, skb.length()),
         Transport::IcmpError => icmp::lookup(skb.raw(), packet, hook)?,
         Transport::Orphan | Transport::Malformed | Transport::Other => {}
     }
@@ -197,7 +197,7 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
         if hook == Hook::FromUplink && is_spoofed(packet) {
             return Err(Outcome::DroppedMartian);
         }
-        flow::open(packet, skb, hook, frontend)?;
+        flow::open(packet, hook, skb.device(), skb.length(), frontend)?;
         return forward::translate(packet, skb, hook, Place::of(&packet.to.dst));
     }
     keep_in(packet, place)?;
