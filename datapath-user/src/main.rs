@@ -6,7 +6,8 @@ use datapath_user::{
     agent,
     args::{AgentArgs, CleanupArgs, Cli, Command, ListCommand, ServiceCommand},
     config::{LogFormat, Remark},
-    datapath, node,
+    datapath,
+    node::{self, Conflist},
     show::ShowError,
 };
 use std::{
@@ -80,6 +81,11 @@ fn run_agent(args: AgentArgs) -> Result<()> {
 fn cleanup(args: &CleanupArgs, out: &mut impl Write) -> Result<()> {
     if let Err(error) = node::release(&args.state_dir) {
         writeln!(out, "{error}")?;
+    }
+    // Before anything else: from now on the node must get no pods.
+    let conflist = Conflist::new(&args.cni.cni_conf_dir);
+    if conflist.remove()? {
+        writeln!(out, "removed {}", conflist.path().display())?;
     }
     for line in datapath::cleanup(&args.options())? {
         writeln!(out, "{line}")?;

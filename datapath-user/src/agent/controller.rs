@@ -14,7 +14,7 @@ use crate::{
     health::{KernelNumbers, Telemetry},
     k8s::{News, SavedServers},
     model::{Dirty, Event, Family, Kind, Model, Node, ObjectName},
-    plan::{Change, HealthCheck, KernelRoutes, Keys, Notice, Planner, Settings},
+    plan::{Change, HealthCheck, KernelRoutes, Keys, Notice, Planner, PodNetwork, Settings},
 };
 use datapath_common::{Config, FrontendKind};
 use std::{
@@ -258,6 +258,11 @@ impl<K: Kernel> Controller<K> {
         self.planner.health_checks().collect()
     }
 
+    /// What this node's pods are connected with, if it is known.
+    pub fn pod_network(&self) -> Option<&PodNetwork> {
+        self.planner.pod_network()
+    }
+
     /// Numbers that the kernel counts.
     pub fn numbers(&self) -> Result<KernelNumbers, Error> {
         let mut stats = self.kernel.service_stats()?;
@@ -281,7 +286,13 @@ impl<K: Kernel> Controller<K> {
         self.model.node(&self.planner.settings().node)
     }
 
-    fn is_synced(&self) -> bool {
+    /// Whether the node works as an agent left it, or better.
+    pub fn works(&self) -> bool {
+        self.phase != Phase::Fresh
+    }
+
+    /// Whether the maps have been brought to the complete state once.
+    pub fn is_synced(&self) -> bool {
         self.phase == Phase::Synced
     }
 
@@ -297,7 +308,7 @@ impl<K: Kernel> Controller<K> {
             .collect();
         let devices = self.settings.devices.clone();
         self.view = snapshot.view(&Selection { devices, node_addresses });
-        if self.phase != Phase::Fresh {
+        if self.works() {
             // On a node that works already new pods do not wait for the API server.
             self.attach();
         }

@@ -4,6 +4,7 @@
 //! is applied some milliseconds later ([`Controller::apply`]), or a clock asks whether the kernel
 //! still holds what it should ([`Controller::audit`]). The agent's end changes nothing for traffic.
 
+mod cni;
 mod controller;
 mod kernel;
 mod run;
@@ -11,6 +12,7 @@ mod run;
 mod tests;
 mod words;
 
+pub use cni::CniOptions;
 pub use controller::{Controller, KernelSettings};
 pub use kernel::Kernel;
 pub use run::{Error, Objects, Options, run};

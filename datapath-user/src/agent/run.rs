@@ -1,6 +1,9 @@
 //! Clocks, sockets and signals around the [`Controller`].
 
-use super::{Controller, Kernel, KernelSettings};
+use super::{
+    Controller, Kernel, KernelSettings,
+    cni::{CniOptions, CniRole},
+};
 use crate::{
     config::LogFormat,
     datapath::{self, Datapath, devices},
@@ -10,7 +13,7 @@ use crate::{
         Warning,
     },
     model::ObjectName,
-    node::{self, PortsError},
+    node::{self, Conflist, PortsError},
     plan::{HealthCheck, Owner, Settings},
 };
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -46,6 +49,8 @@ pub struct Options {
     pub kernel: KernelSettings,
     /// What is set on the node besides.
     pub node: node::Settings,
+    /// Our part in connecting pods.
+    pub cni: CniOptions,
     /// Where `/healthz` is served; `None` for nowhere.
     pub health_address: Option<SocketAddr>,
     /// Where `/metrics` is served; `None` for nowhere.
@@ -132,6 +137,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         tasks.spawn(follow_folder(path, sender));
     }
     let agent = Agent {
+        cni: CniRole::new(&options.cni, controller.works()),
         controller,
         node,
         events,
@@ -185,6 +191,12 @@ async fn finished<T>(task: Option<JoinHandle<T>>) -> Option<Result<T, JoinError>
 
 /// Leaves the node as if we had never been there.
 fn remove_all(options: &Options) {
+    // Before anything else: from now on the node must get no pods.
+    if options.cni.enabled
+        && let Err(error) = Conflist::new(&options.cni.conf_dir).remove()
+    {
+        warn!("the container runtime is not told: {error}");
+    }
     if let Err(error) = node::release(&options.state_dir) {
         warn!(%error, "ports stay reserved");
     }
@@ -210,6 +222,8 @@ struct Agent<K> {
     checks: Vec<HealthCheck>,
     /// When what has come in is applied.
     due: Option<Instant>,
+    /// Where pods are connected as we say.
+    cni: Option<CniRole>,
     /// Whether the node counts as eligible while its object is not known.
     eligible_unknown: bool,
 }
@@ -255,6 +269,9 @@ impl<K: Kernel> Agent<K> {
                 },
                 _ = audit.tick() => {
                     self.controller.audit();
+                    if let Some(cni) = &mut self.cni {
+                        cni.recheck();
+                    }
                     self.set_due(DEBOUNCE);
                     self.serve_checks();
                 }
@@ -280,6 +297,9 @@ impl<K: Kernel> Agent<K> {
     fn apply(&mut self) {
         self.due = None;
         let written = self.controller.apply();
+        if let Some(cni) = self.cni.as_mut().filter(|_| self.controller.is_synced()) {
+            cni.follow(self.controller.pod_network());
+        }
         let eligible = self.controller.node().map_or(self.eligible_unknown, |node| !node.leaving);
         self.telemetry.set_eligible(eligible);
         let checks = self.controller.health_checks();

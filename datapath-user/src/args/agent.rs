@@ -1,8 +1,8 @@
 //! `datapath agent`.
 
-use super::{BpffsArgs, STATE_DIR, values::Switch};
+use super::{BpffsArgs, CniConfDirArgs, STATE_DIR, values::Switch};
 use crate::{
-    agent::{self, KernelSettings, Objects},
+    agent::{self, CniOptions, KernelSettings, Objects},
     config::{self, LogFormat, ProxyConfig, Remark},
     datapath,
     k8s::{Access, SavedServers},
@@ -49,9 +49,24 @@ pub struct AgentArgs {
     device: Vec<String>,
     /// Who carries packets between pods: the cluster's own network (none), or we: straight (native),
     /// wrapped in IP (ipip), wrapped to nodes outside of this node's subnet (cross-subnet). auto:
-    /// beside another CNI, we do where the node routes a node's pods straight to that node.
+    /// beside another CNI, we do where the node routes a node's pods straight to that node; with
+    /// --cni=on native where all nodes share a subnet, else cross-subnet.
     #[arg(long, value_name = "MODE", env = "DATAPATH_ROUTING", default_value = "auto")]
     routing: Routing,
+    /// Whether the node's pod network is ours: then the container runtime is told to connect pods by
+    /// the plugins ptp and host-local, with addresses of the Node's podCIDRs.
+    #[arg(long, value_enum, env = "DATAPATH_CNI", default_value = "off")]
+    cni: Switch,
+    #[command(flatten)]
+    cni_conf_dir: CniConfDirArgs,
+    /// Where the plugin host-local keeps the addresses that it has given out.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "DATAPATH_CNI_DATA_DIR",
+        default_value = "/run/cni-ipam-state"
+    )]
+    cni_data_dir: PathBuf,
     /// Translate at the sockets of this node's processes too, not by tc alone.
     #[arg(long, value_enum, env = "DATAPATH_SOCKET_LB", default_value = "on")]
     socket_lb: Switch,
@@ -99,6 +114,7 @@ impl AgentArgs {
         plan.local = config.local_detector()?;
         plan.primary = config.primary_address();
         plan.routing = self.routing;
+        plan.sole_network = self.cni == Switch::On;
         plan.node_port_addresses = config.node_port_addresses();
         plan.masquerade_ports = (self.masquerade_ports.first, self.masquerade_ports.last);
         let access = Access {
@@ -130,6 +146,11 @@ impl AgentArgs {
                 masquerade_ports: self.masquerade_ports,
                 node_ports: self.service_node_port_range,
                 oom_score_adj: config.oom_score_adj.unwrap_or(OOM_SCORE_ADJ),
+            },
+            cni: CniOptions {
+                enabled: self.cni == Switch::On,
+                conf_dir: self.cni_conf_dir.cni_conf_dir,
+                data_dir: self.cni_data_dir,
             },
             health_address: config.healthz_address(),
             metrics_address: config.metrics_address(),

@@ -57,6 +57,19 @@ pub struct BpffsArgs {
     pub bpffs: PathBuf,
 }
 
+/// Where the container runtime looks.
+#[derive(Clone, Debug, Args)]
+pub struct CniConfDirArgs {
+    /// The container runtime's folder of network configurations.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "DATAPATH_CNI_CONF_DIR",
+        default_value = "/etc/cni/net.d"
+    )]
+    pub cni_conf_dir: PathBuf,
+}
+
 /// What to clean up.
 #[derive(Debug, Args)]
 pub struct CleanupArgs {
@@ -65,6 +78,9 @@ pub struct CleanupArgs {
     /// Where the agent remembered things.
     #[arg(long, env = "DATAPATH_STATE_DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
+    #[command(flatten)]
+    /// Where the container runtime was told of pods.
+    pub cni: CniConfDirArgs,
 }
 
 impl CleanupArgs {

@@ -6,6 +6,7 @@ use crate::{
     plan::{LocalDetector, NodePortAddresses, Routing},
 };
 use clap::{CommandFactory, Parser};
+use std::path::Path;
 
 fn options(args: &[&str]) -> agent::Options {
     let args = ["datapath", "agent"].iter().chain(args);
@@ -32,6 +33,8 @@ fn flags_reach_the_agent() {
         "--nodeport-addresses=all",
         "--masquerade-ports=40000-40010",
         "--device=eth0,eth1",
+        "--cni=on",
+        "--cni-conf-dir=/net.d",
     ]);
     assert_eq!(options.plan.node.name(), "n1");
     assert!(matches!(options.objects, Objects::Folder(_)));
@@ -42,6 +45,8 @@ fn flags_reach_the_agent() {
     assert!(!options.datapath.socket_lb && options.health_address.is_none());
     assert_eq!(options.plan.masquerade_ports, (40000, 40010));
     assert_eq!(options.kernel.devices, ["eth0", "eth1"]);
+    assert!(options.cni.enabled && options.plan.sole_network);
+    assert_eq!(options.cni.conf_dir, Path::new("/net.d"));
 }
 
 #[test]

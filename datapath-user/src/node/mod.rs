@@ -1,10 +1,12 @@
 //! What the agent sets on its node besides programs and maps: a few of the kernel's settings, as
 //! kube-proxy does, and ports of its own.
 
+mod cni;
 mod conntrack;
 mod ports;
 mod sysctl;
 
+pub use cni::{CniError, Conflist};
 pub use conntrack::Conntrack;
 pub use ports::{PortRange, PortsError, release};
 pub use sysctl::{NotSet, Sysctls};

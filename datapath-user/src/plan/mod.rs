@@ -8,6 +8,7 @@
 
 mod addresses;
 mod claims;
+mod cni;
 mod compile;
 mod detector;
 mod endpoints;
@@ -30,6 +31,7 @@ mod property;
 mod tests;
 
 pub use addresses::prefixes;
+pub use cni::PodNetwork;
 pub use detector::LocalDetector;
 pub use health::HealthCheck;
 pub use network::{Network, PodAddress, PodDevice, Uplink};

@@ -1,7 +1,7 @@
 //! The planner: from the model to the maps, a change at a time.
 
 use super::{
-    Change, Network, Notice, Problem, Routing, Settings, Tables,
+    Change, Network, Notice, PodNetwork, Problem, Routing, Settings, Tables,
     addresses::prefixes,
     claims::Claims,
     compile::{Context, ServicePlan, compile},
@@ -51,6 +51,7 @@ pub struct Planner {
     /// Who carries packets between pods, after all.
     routing: Routing,
     kernel_routes: KernelRoutes,
+    pod_network: Option<PodNetwork>,
 }
 
 impl Planner {
@@ -79,6 +80,7 @@ impl Planner {
             settled: false,
             routing: Routing::None,
             kernel_routes: KernelRoutes::new(),
+            pod_network: None,
         }
     }
 
@@ -218,6 +220,11 @@ impl Planner {
         &self.kernel_routes
     }
 
+    /// What this node's pods are connected with, where that is up to us; `None` until it is known.
+    pub fn pod_network(&self) -> Option<&PodNetwork> {
+        self.pod_network.as_ref()
+    }
+
     /// Who carries packets between pods: what the operator decided, or what became of `auto`.
     pub fn routing(&self) -> Routing {
         self.routing
@@ -256,6 +263,7 @@ impl Planner {
         let ways = Ways::new(&self.settings, &self.network, model);
         self.routing = ways.routing();
         self.kernel_routes = ways.kernel_routes(model);
+        self.pod_network = ways.pod_network();
         let next = Tables {
             addresses: self.network.addresses(&self.settings, model),
             routes: self.network.routes(&ways, model),

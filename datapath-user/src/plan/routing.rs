@@ -1,7 +1,7 @@
 //! The ways to the pods of other nodes.
 
 use super::{
-    Network, Routing, Settings, Uplink,
+    Network, PodNetwork, Routing, Settings, Uplink,
     network::{RouteTable, add_range},
 };
 use crate::model::{Family, Model, Node};
@@ -59,6 +59,17 @@ impl<'a> Ways<'a> {
     /// This node's object.
     pub(super) fn own(&self) -> Option<&'a Node> {
         self.own
+    }
+
+    /// What this node's pods are connected with, once it is known. Where some nodes may be behind
+    /// tunnels, packets of all pods leave room for the outer header.
+    pub(super) fn pod_network(&self) -> Option<PodNetwork> {
+        let uplink = self.network.uplinks.first()?;
+        let has_v4 = self.network.node_address(self.own, Family::V4).is_some();
+        let outer = if has_v4 { Family::V4 } else { Family::V6 };
+        let overhead = tunnel_overhead(Addr::from(outer.wildcard()));
+        let overhead = if self.routing.has_tunnels() { overhead } else { 0 };
+        PodNetwork::new(&self.own?.pod_cidrs, uplink.mtu.saturating_sub(overhead))
     }
 
     /// Routes to the pods of `node` and, where the routing is ours, to the node itself. More specific

@@ -653,6 +653,39 @@ fn tunnels_lead_where_the_mode_says() {
         let found: BTreeSet<String> = planner.tables().routes.iter().map(describe).collect();
         assert_eq!(found, expected.into_iter().collect(), "{routing:?}");
         assert_eq!(planner.routing().has_tunnels(), found.contains(far_tunnel), "{routing:?}");
+        let pods = planner.pod_network().expect("a network");
+        assert_eq!(pods.mtu, if found.contains(far_tunnel) { 8981 } else { 9001 }, "{routing:?}");
+    }
+}
+
+/// Where the node's network is ours, `auto` follows the nodes; pods wait for their Node's ranges.
+#[test]
+fn the_nodes_decide_what_becomes_of_auto() {
+    let mut settings = Settings::new("n1");
+    settings.sole_network = true;
+    let mut planner = Planner::new(settings, &Tables::default());
+    let network = Network {
+        uplinks: vec![Uplink { device: 2, mtu: 1500, mac: [1; 6] }],
+        uplink_addresses: vec!["172.18.0.3/16".parse().expect("an address")],
+        ..Network::default()
+    };
+    let mut model = Model::default();
+    planner.update_network(&model, network);
+    assert_eq!(planner.pod_network(), None, "this Node is not known yet");
+    for (name, address, range, routing, mtu) in [
+        ("n1", [172, 18, 0, 3], "", Routing::Native, None),
+        ("n1", [172, 18, 0, 3], "10.10.3.0/24", Routing::Native, Some(1500)),
+        ("n2", [172, 18, 0, 5], "10.10.1.0/24", Routing::Native, Some(1500)),
+        ("n3", [172, 19, 0, 4], "10.10.2.0/24", Routing::CrossSubnet, Some(1480)),
+    ] {
+        let mut node = Node::new(name);
+        node.v4 = Some(address.into());
+        node.pod_cidrs = range.parse().into_iter().collect();
+        model.apply(Event::Node(node));
+        let dirty = model.take_dirty();
+        planner.update(&model, &dirty);
+        assert_eq!(planner.routing(), routing, "{name} {range}");
+        assert_eq!(planner.pod_network().map(|pods| pods.mtu), mtu, "{name} {range}");
     }
 }
 
