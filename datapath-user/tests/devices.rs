@@ -4,11 +4,7 @@ mod sandbox;
 
 use datapath_user::datapath::devices::{Selection, Snapshot, View, watch};
 use sandbox::in_sandbox;
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::{sync::watch::Receiver, time::timeout};
 
 #[test]
@@ -23,10 +19,7 @@ fn pods_come_and_go() {
 
             let pid = sandbox.pod_pid();
             sandbox.run(&format!("ip link add vethpod type veth peer name eth1 netns {pid}"));
-            let start = Instant::now();
             until(&mut watcher, |view| view.pod_devices.len() == 2).await;
-            let took = start.elapsed();
-            assert!(took < Duration::from_millis(50), "{took:?}");
 
             sandbox.run("ip addr add 10.10.3.1/32 dev vethpod");
             sandbox.run("ip -6 addr add fd00:10:10:3::1/128 dev vethpod nodad");
@@ -91,7 +84,7 @@ async fn until_snapshot(
     wanted: impl Fn(&Snapshot) -> bool,
 ) -> Arc<Snapshot> {
     let reached = watcher.wait_for(|snapshot| wanted(snapshot));
-    let snapshot = timeout(Duration::from_secs(5), reached).await.expect("reached in time");
+    let snapshot = timeout(Duration::from_secs(30), reached).await.expect("reached in time");
     Arc::clone(&snapshot.expect("the watcher runs"))
 }
 

@@ -11,12 +11,17 @@ use datapath_common::{
     Service, SlotKey, SourceRangeKey, Timeouts,
 };
 use datapath_user::{
-    datapath::{Datapath, Error, Options, cleanup},
+    datapath::{Datapath, Error, Options, cleanup, watch_pod_devices},
     plan::{Change, Tables},
     show::{FlowFilter, Format, Show, ShowError},
 };
 use sandbox::in_sandbox;
-use std::{fs, net::Ipv4Addr, path::Path, time::Instant};
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 /// How many maps are pinned.
 const MAPS: u32 = 18;
@@ -97,6 +102,44 @@ fn an_agent_without_tcx_links_uses_filters_and_swaps_them() {
         assert!(sandbox.tc_filters("veth0").contains("datapath/from_pod"));
         assert_eq!(datapath.detach_others(&[]).expect("detach"), 2);
         assert!(!sandbox.run("tc qdisc show dev veth0").contains("clsact"));
+    });
+}
+
+#[test]
+fn a_new_pods_interface_is_attached_to_before_anybody_asks() {
+    in_sandbox(|sandbox| {
+        let options = sandbox.options();
+        let mut datapath = Datapath::load(&options).expect("load");
+        let pods = datapath.pod_attacher();
+        let (attached, appeared) = std::sync::mpsc::channel();
+        watch_pod_devices(move |device, _| {
+            attached.send((device.name.clone(), pods.attach(device).is_ok())).expect("a test");
+        })
+        .expect("watch");
+        // What was there before is not new, whatever happens to it.
+        sandbox.run("ip link set veth0 mtu 1400");
+        let pid = sandbox.pod_pid();
+        // As the plugin ptp does: made in the pod's namespace, moved to the node's.
+        let enter = format!("nsenter --net=/proc/{pid}/ns/net");
+        sandbox.run(&format!("{enter} ip link add eth1 type veth peer name vethpod"));
+        sandbox.run(&format!("{enter} ip link set vethpod netns {}", nix::unistd::gettid()));
+        let seen = appeared.recv_timeout(Duration::from_secs(30)).expect("it appears");
+        assert_eq!(seen, ("vethpod".to_owned(), true));
+        let device = sandbox.device("vethpod");
+        assert_eq!(sandbox.programs_on(&device).len(), 2);
+        // An agent that has not seen it yet leaves it alone.
+        assert_eq!(datapath.detach_others(&[]).expect("detach"), 0);
+        assert_eq!(sandbox.programs_on(&device).len(), 2);
+        datapath.attach_pod(&device).expect("attach");
+        assert_eq!(datapath.detach_others(&[]).expect("detach"), 2);
+        assert!(sandbox.programs_on(&device).is_empty());
+        sandbox.run("ip link del vethpod");
+        sandbox.run(&format!("ip link add vethpod type veth peer name eth1 netns {pid}"));
+        let seen = appeared.recv_timeout(Duration::from_secs(30)).expect("the next one appears");
+        assert_eq!(seen, ("vethpod".to_owned(), true));
+        sandbox.run("ip link del vethpod");
+        datapath.detach_others(&[]).expect("detach");
+        assert!(sandbox.links().is_empty(), "nothing is kept for a device that is gone");
     });
 }
 

@@ -286,6 +286,11 @@ impl<K: Kernel> Controller<K> {
         self.model.node(&self.planner.settings().node)
     }
 
+    /// The kernel side.
+    pub fn kernel(&self) -> &K {
+        &self.kernel
+    }
+
     /// Whether the node works as an agent left it, or better.
     pub fn works(&self) -> bool {
         self.phase != Phase::Fresh

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     config::LogFormat,
-    datapath::{self, Datapath, devices},
+    datapath::{self, Datapath, PodAttacher, devices},
     health::{NumbersRequest, ServiceHealth, Telemetry, serve_health, serve_metrics},
     k8s::{
         self, Access, ConnectError, Events, Installation, News, SavedServers, SourceError, Subject,
@@ -16,14 +16,23 @@ use crate::{
     node::{self, Conflist, PortsError},
     plan::{HealthCheck, Owner, Settings},
 };
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::{JoinError, JoinHandle, JoinSet},
     time::{Instant, interval, interval_at, sleep_until},
 };
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// Where objects come from.
 #[derive(Clone, Debug)]
@@ -122,6 +131,9 @@ pub async fn run(options: Options) -> Result<(), Error> {
         tasks.spawn(serve_metrics(address, telemetry.clone(), requests));
     }
     let controller = start(&options, telemetry.clone())?;
+    let works = Arc::new(AtomicBool::new(controller.works()));
+    let attacher = controller.kernel().pod_attacher();
+    attach_early(attacher, &options.kernel.devices, works.clone(), telemetry.clone())?;
     let snapshots = devices::watch().await?;
     let (sender, news) = mpsc::channel(NEWS);
     let mut installation = None;
@@ -139,6 +151,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let agent = Agent {
         cni: CniRole::new(&options.cni, controller.works()),
         controller,
+        works: works.clone(),
         node,
         events,
         sync_period: options.sync_period,
@@ -151,6 +164,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         eligible_unknown: matches!(options.objects, Objects::Folder(_)),
     };
     agent.run(news, snapshots, numbers).await?;
+    works.store(false, Ordering::Relaxed);
     if let Some(Ok(installation)) = finished(installation).await
         && installation.has_ended().await
     {
@@ -173,6 +187,28 @@ fn start(options: &Options, telemetry: Arc<Telemetry>) -> Result<Controller<Data
     let mut controller = Controller::new(maps, kernel, plan, telemetry, saved)?;
     controller.set_up_sockets();
     Ok(controller)
+}
+
+/// Has the programs of new pods' interfaces attached at once, as soon as the node `works`.
+/// `uplinks` are devices that are not pods', whatever they look like.
+fn attach_early(
+    attacher: PodAttacher,
+    uplinks: &[String],
+    works: Arc<AtomicBool>,
+    telemetry: Arc<Telemetry>,
+) -> Result<(), Error> {
+    let uplinks = uplinks.to_vec();
+    datapath::watch_pod_devices(move |device, since| {
+        if !works.load(Ordering::Relaxed) || uplinks.contains(&device.name) {
+            return;
+        }
+        match attacher.attach(device) {
+            Ok(()) => telemetry.pod_attached(since.elapsed()),
+            // It is tried again when all devices are looked at, some milliseconds later.
+            Err(error) => debug!(device = device.name, %error, "programs not attached at once"),
+        }
+    })?;
+    Ok(())
 }
 
 async fn follow_folder(path: PathBuf, news: mpsc::Sender<News>) {
@@ -211,6 +247,8 @@ fn remove_all(options: &Options) {
 /// The running agent.
 struct Agent<K> {
     controller: Controller<K>,
+    /// What [`Controller::works`] says, for the thread that attaches to new interfaces.
+    works: Arc<AtomicBool>,
     telemetry: Arc<Telemetry>,
     /// This node's name.
     node: ObjectName,
@@ -297,6 +335,7 @@ impl<K: Kernel> Agent<K> {
     fn apply(&mut self) {
         self.due = None;
         let written = self.controller.apply();
+        self.works.store(self.controller.works(), Ordering::Relaxed);
         if let Some(cni) = self.cni.as_mut().filter(|_| self.controller.is_synced()) {
             cni.follow(self.controller.pod_network());
         }

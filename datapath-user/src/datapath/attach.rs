@@ -10,7 +10,7 @@ use super::{
 };
 use aya_obj::generated::bpf_attach_type::{BPF_TCX_EGRESS, BPF_TCX_INGRESS};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io,
     os::{
@@ -57,12 +57,21 @@ pub(super) struct Attachments {
     filters_checked: bool,
     /// Repairs that nobody has been told of yet.
     repaired: u32,
+    /// Devices that were attached to by [`Self::early`] alone so far.
+    early: BTreeSet<u32>,
     all: BTreeMap<PathBuf, Attachment>,
 }
 
 impl Attachments {
     pub(super) fn new(layout: Layout, tcx: bool) -> Self {
-        Self { layout, tcx, filters_checked: false, repaired: 0, all: BTreeMap::new() }
+        Self {
+            layout,
+            tcx,
+            filters_checked: false,
+            repaired: 0,
+            early: BTreeSet::new(),
+            all: BTreeMap::new(),
+        }
     }
 
     /// Attaches `chosen` programs to a device.
@@ -73,12 +82,30 @@ impl Attachments {
         index: u32,
         name: &str,
     ) -> Result<(), Error> {
+        self.early.remove(&index);
         self.follow_name(index, name)?;
         for (program, direction) in chosen.iter().copied() {
             let target = Target::Device { index, name: name.to_owned(), direction };
             self.attach(programs, program, target)?;
         }
         self.retire(chosen, name)
+    }
+
+    /// Attaches the programs of a pod's interface, unless the device has some; [`Self::remove_others`]
+    /// leaves it alone until [`Self::device`] has seen it too.
+    pub(super) fn early(
+        &mut self,
+        programs: &Programs,
+        index: u32,
+        name: &str,
+    ) -> Result<(), Error> {
+        let is_here = |attachment: &Attachment| matches!(attachment.target, Target::Device { index: known, .. } if known == index);
+        if self.all.values().any(is_here) {
+            return Ok(());
+        }
+        self.device(programs, &POD, index, name)?;
+        self.early.insert(index);
+        Ok(())
     }
 
     /// Renames what is attached to a device that has a new name: the kernel takes no program twice.
@@ -144,6 +171,8 @@ impl Attachments {
     /// Removes what is attached to devices that are not in `keep`, and the pins of devices that are
     /// gone. Returns how many went.
     pub(super) fn remove_others(&mut self, keep: &[u32]) -> Result<usize, Error> {
+        self.early.retain(|index| device_name(*index).is_some());
+        let keep = &*self.early.iter().chain(keep).copied().collect::<Vec<_>>();
         let gone = |target: &Target| match target {
             Target::Device { index, .. } => !keep.contains(index),
             Target::Cgroup { .. } => false,

@@ -2,6 +2,7 @@
 
 mod attach;
 mod cleanup;
+mod early;
 mod error;
 mod kernel_routes;
 mod link;
@@ -18,6 +19,7 @@ pub mod devices;
 
 pub use cleanup::cleanup;
 pub use devices::Device;
+pub use early::{PodAttacher, watch_pod_devices};
 pub use error::Error;
 pub use load::has_programs;
 pub use loopback::LOOPBACK;
@@ -35,6 +37,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     os::fd::AsFd,
     path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// How the datapath is set up on this node.
@@ -99,9 +102,9 @@ impl Repairs {
 pub struct Datapath {
     options: Options,
     layout: Layout,
-    programs: Programs,
+    programs: Arc<Programs>,
     maps: Maps,
-    attachments: Attachments,
+    attachments: Arc<Mutex<Attachments>>,
     config: Option<Config>,
 }
 
@@ -113,7 +116,7 @@ impl Datapath {
         prepare_bpffs(&options.bpffs)?;
         let layout = Layout::new(&options.bpffs);
         layout.create()?;
-        let programs = load::load(options, &layout)?;
+        let programs = Arc::new(load::load(options, &layout)?);
         let maps = Maps::open(&layout)?;
         let tcx = !options.force_clsact && sys::has_tcx();
         tracing::info!(
@@ -122,7 +125,7 @@ impl Datapath {
             socket_lb = options.socket_lb,
             "the kernel has verified the programs"
         );
-        let attachments = Attachments::new(layout.clone(), tcx);
+        let attachments = Arc::new(Mutex::new(Attachments::new(layout.clone(), tcx)));
         let options = options.clone();
         Ok(Self { options, layout, programs, maps, attachments, config: None })
     }
@@ -151,22 +154,28 @@ impl Datapath {
         Ok(())
     }
 
+    /// What attaches to new pods' interfaces at once, from another thread.
+    pub fn pod_attacher(&self) -> PodAttacher {
+        let Self { programs, attachments, .. } = self;
+        PodAttacher { programs: Arc::clone(programs), attachments: Arc::clone(attachments) }
+    }
+
     /// Attaches `from_pod` and `to_pod`, or swaps them in for what an earlier agent attached.
     /// Idempotent.
     pub fn attach_pod(&mut self, device: &Device) -> Result<(), Error> {
-        self.attachments.device(&self.programs, &load::POD, device.index, &device.name)
+        self.attachments().device(&self.programs, &load::POD, device.index, &device.name)
     }
 
     /// Attaches `from_uplink` and `to_uplink`, likewise.
     pub fn attach_uplink(&mut self, device: &Device) -> Result<(), Error> {
-        self.attachments.device(&self.programs, &load::UPLINK, device.index, &device.name)
+        self.attachments().device(&self.programs, &load::UPLINK, device.index, &device.name)
     }
 
     /// Attaches `to_uplink` to the loopback device, likewise, and has `uplink` take what it sends back
     /// to the node. `CONFIG` must have `ConfigFlags::LOOPBACK` by then.
     pub fn attach_loopback(&mut self, uplink: &str) -> Result<(), Error> {
         loopback::accept_local(uplink, true)?;
-        self.attachments.device(&self.programs, &load::LOOPBACK, LOOPBACK, "lo")
+        self.attachments().device(&self.programs, &load::LOOPBACK, LOOPBACK, "lo")
     }
 
     /// Attaches the socket hooks to the cgroup, likewise; returns its folder.
@@ -175,19 +184,19 @@ impl Datapath {
         if let Some(config) = self.maps.config.get(&0)? {
             loopback::undo(&config)?;
         }
-        self.attachments.sockets(&self.programs, &folder)?;
+        self.attachments().sockets(&self.programs, &folder)?;
         Ok(folder)
     }
 
     /// Detaches the socket hooks, also those of an earlier agent.
     pub fn detach_sockets(&mut self) -> Result<(), Error> {
-        self.attachments.remove_sockets()
+        self.attachments().remove_sockets()
     }
 
     /// Detaches everything from devices that are not in `keep` (by index), also what an earlier
     /// agent attached; forgets devices that are gone. Returns how many links and filters went.
     pub fn detach_others(&mut self, keep: &[u32]) -> Result<usize, Error> {
-        self.attachments.remove_others(keep)
+        self.attachments().remove_others(keep)
     }
 
     /// Runs the `sweep` program: expired flows are removed in the kernel.
@@ -202,7 +211,7 @@ impl Datapath {
     /// Missing entries of the other maps are the caller's to find, by [`Self::dump`].
     pub fn ensure(&mut self) -> Result<Repairs, Error> {
         self.layout.create()?;
-        let mut repairs = self.attachments.ensure(&self.programs)?;
+        let mut repairs = self.attachments().ensure(&self.programs)?;
         repairs.pins += self.maps.repair_pins(&self.layout)?;
         repairs.entries += self.maps.repair_stats()?;
         if let Some(config) = self.config
@@ -233,6 +242,15 @@ impl Datapath {
     pub fn map_fill(&self) -> Result<Vec<MapFill>, Error> {
         self.maps.fill()
     }
+
+    fn attachments(&self) -> MutexGuard<'_, Attachments> {
+        lock(&self.attachments)
+    }
+}
+
+/// Locks, whatever happened to the thread that held the lock before.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Names of this network namespace's devices, by index.

@@ -34,6 +34,7 @@ pub(super) struct Metrics {
     pub(super) failures: Counter,
     pub(super) swept: Counter,
     repairs: Labelled<Labels, Counter>,
+    pub(super) pod_attach: Histogram,
     memory: Gauge,
 }
 
@@ -56,6 +57,7 @@ impl Metrics {
             failures: Counter::default(),
             swept: Counter::default(),
             repairs: Labelled::default(),
+            pod_attach: Histogram::new((0..16).map(|power| 0.000_1 * f64::from(1 << power))),
             memory: Gauge::default(),
         };
         metrics.register();
@@ -111,6 +113,11 @@ impl Metrics {
             "repairs",
             "What was found missing or stale in the kernel",
             self.repairs.clone(),
+        );
+        own.register(
+            "pod_attach_duration_seconds",
+            "Time from the kernel's word of a pod's new interface to its programs",
+            self.pod_attach.clone(),
         );
         registry.register(
             "process_resident_memory_bytes",

@@ -97,6 +97,11 @@ impl Telemetry {
         self.metrics.repaired(what, count);
     }
 
+    /// A pod's new interface got its programs this long after the kernel's word of it.
+    pub fn pod_attached(&self, delay: Duration) {
+        self.metrics.pod_attach.observe(delay.as_secs_f64());
+    }
+
     /// Expired flows were removed.
     pub fn swept(&self, flows: u64) {
         self.metrics.swept.inc_by(flows);
@@ -203,6 +208,7 @@ mod tests {
         telemetry.applied(&dirty, false, true, Duration::from_millis(3), vec![Family::V4]);
         telemetry.health(true);
         telemetry.repaired("stale_entry", 3);
+        telemetry.pod_attached(Duration::from_millis(1));
         let text = telemetry.encode(None);
         for line in [
             "kubeproxy_proxy_healthz_total{code=\"503\"} 1",
@@ -216,6 +222,7 @@ mod tests {
             "kubeproxy_network_programming_duration_seconds_bucket{le=\"0.25\",ip_family=\"IPv4\"} 1",
             "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"} ",
             "datapath_repairs_total{what=\"stale_entry\"} 3",
+            "datapath_pod_attach_duration_seconds_bucket{le=\"0.0016\"} 1",
         ] {
             assert!(text.lines().any(|found| found.starts_with(line)), "{line}\n{text}");
         }

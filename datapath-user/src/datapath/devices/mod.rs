@@ -3,6 +3,7 @@
 mod state;
 mod watch;
 
+pub(super) use state::device;
 pub use watch::watch;
 
 use ipnet::IpNet;

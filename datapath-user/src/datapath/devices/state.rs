@@ -130,7 +130,8 @@ impl State {
     }
 }
 
-fn device(message: &LinkMessage) -> Option<Device> {
+/// The device of a message.
+pub(in crate::datapath) fn device(message: &LinkMessage) -> Option<Device> {
     let flags = message.header.flags;
     let mut device = Device {
         index: message.header.index,
