@@ -1,7 +1,8 @@
 //! The `datapath` agent and command line.
 //!
 //! Arrows point one way: [`k8s`] → [`model`] → [`plan`] → [`datapath`]. The [`agent`] joins them,
-//! [`health`] tells how it fares, [`show`] reads the node's state for people. [`args`] and [`config`]
+//! [`health`] tells how it fares, [`show`] reads the node's state for people, with the names that
+//! [`roster`] keeps. [`args`] and [`config`]
 //! say what the operator wants, [`node`] sets what he wants of the node itself.
 
 pub mod agent;
@@ -13,4 +14,5 @@ pub mod k8s;
 pub mod model;
 pub mod node;
 pub mod plan;
+pub mod roster;
 pub mod show;

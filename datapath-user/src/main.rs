@@ -48,6 +48,8 @@ fn run(command: Command) -> Result<()> {
             show.flow_list(&filter, out)?;
         }
         Command::Route(ListCommand::List(show)) => show.show().route_list(out)?,
+        Command::Workload(ListCommand::List(show)) => show.show().workload_list(out)?,
+        Command::Node(ListCommand::List(show)) => show.show().node_list(out)?,
         Command::Map(ListCommand::List(show)) => show.show().map_list(out)?,
         Command::Cleanup(args) => cleanup(&args, out)?,
         Command::MountBpffs(args) => datapath::prepare_bpffs(&args.bpffs)?,

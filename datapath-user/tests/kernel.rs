@@ -341,7 +341,11 @@ fn a_folder_that_is_no_cgroup2_is_refused() {
 fn the_commands_answer_while_no_agent_runs() {
     in_sandbox(|sandbox| {
         let (device, options) = (sandbox.device("veth0"), sandbox.options());
-        let show = |format| Show { bpffs: options.bpffs.clone(), format };
+        let show = |format| Show {
+            bpffs: options.bpffs.clone(),
+            state_dir: options.bpffs.join("no-names"),
+            format,
+        };
         let error = show(Format::Table).status(&mut Vec::new()).expect_err("nothing there");
         assert!(error.to_string().contains("not installed"), "{error}");
         let mut datapath = Datapath::load(&options).expect("load");
@@ -361,7 +365,7 @@ fn the_commands_answer_while_no_agent_runs() {
         let error = show(Format::Table).service_show("default/no", &mut Vec::new());
         assert!(matches!(error, Err(ShowError::NoService(_))));
         let routes = text(|out| show(Format::Table).route_list(out));
-        assert!(routes.contains("10.10.0.0/24  remote  10.10.0.0"), "{routes}");
+        assert!(routes.contains("10.10.0.0/24  remote  -     10.10.0.0"), "{routes}");
         let maps = text(|out| show(Format::Table).map_list(out));
         assert!(maps.contains("FRONTENDS"), "{maps}");
         let none = FlowFilter::default();

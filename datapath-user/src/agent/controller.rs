@@ -15,6 +15,7 @@ use crate::{
     k8s::{News, SavedServers},
     model::{Dirty, Event, Family, Kind, Model, Node, ObjectName},
     plan::{Change, HealthCheck, KernelRoutes, Keys, Notice, Planner, PodNetwork, Settings},
+    roster::RosterWriter,
 };
 use datapath_common::{Config, FrontendKind};
 use std::{
@@ -65,6 +66,7 @@ pub struct Controller<K> {
     planner: Planner,
     telemetry: Arc<Telemetry>,
     saved: Option<SavedServers>,
+    roster: Option<RosterWriter>,
     /// Kinds of objects that have to be listed before anything is removed.
     awaited: BTreeSet<Kind>,
     phase: Phase,
@@ -107,6 +109,7 @@ impl<K: Kernel> Controller<K> {
             planner: Planner::new(plan, &maps),
             telemetry,
             saved,
+            roster: None,
             awaited,
             phase: if maps.services.is_empty() { Phase::Fresh } else { Phase::TakenOver },
             audit_due: false,
@@ -119,6 +122,11 @@ impl<K: Kernel> Controller<K> {
             routes: None,
             host_hooks: HostHooks::Missing,
         })
+    }
+
+    /// Has names written down for the commands.
+    pub fn keep_roster(&mut self, roster: RosterWriter) {
+        self.roster = Some(roster);
     }
 
     /// Attaches the socket hooks, or makes sure that they are not attached.
@@ -426,6 +434,9 @@ impl<K: Kernel> Controller<K> {
     /// Tells the world about an attempt to apply.
     fn report(&self, dirty: &Dirty, full: bool, written: bool, start: Instant) {
         self.telemetry.applied(dirty, full, written, start.elapsed(), self.families());
+        if let Some(roster) = &self.roster {
+            roster.follow(&self.model, dirty);
+        }
         let kubernetes = ObjectName::namespaced("default", "kubernetes");
         if dirty.services.contains(&kubernetes)
             && let Some(saved) = &self.saved

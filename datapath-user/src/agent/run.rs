@@ -15,6 +15,7 @@ use crate::{
     model::ObjectName,
     node::{self, Conflist, PortsError},
     plan::{HealthCheck, Owner, Settings},
+    roster::RosterWriter,
 };
 use std::{
     io,
@@ -186,6 +187,8 @@ fn start(options: &Options, telemetry: Arc<Telemetry>) -> Result<Controller<Data
     let (plan, saved) = (options.plan.clone(), options.saved.clone());
     let mut controller = Controller::new(maps, kernel, plan, telemetry, saved)?;
     controller.set_up_sockets();
+    let node = options.plan.node.clone();
+    controller.keep_roster(RosterWriter::new(&options.state_dir, node));
     Ok(controller)
 }
 

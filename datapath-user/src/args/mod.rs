@@ -38,6 +38,12 @@ pub enum Command {
     /// Where pod addresses go.
     #[command(subcommand)]
     Route(ListCommand),
+    /// Pods of this node and their interfaces.
+    #[command(subcommand)]
+    Workload(ListCommand),
+    /// Nodes: how their pods are reached, and whether they answer.
+    #[command(subcommand)]
+    Node(ListCommand),
     /// Maps: type, entries, size and fill.
     #[command(subcommand)]
     Map(ListCommand),

@@ -1,9 +1,9 @@
 //! What the commands that show the node's state are told.
 
-use super::BpffsArgs;
+use super::{BpffsArgs, STATE_DIR};
 use crate::show::{FlowFilter, Format, Show};
 use clap::{Args, Subcommand, ValueEnum};
-use std::net::IpAddr;
+use std::{net::IpAddr, path::PathBuf};
 
 /// `datapath service ...`.
 #[derive(Debug, Subcommand)]
@@ -41,7 +41,7 @@ pub enum FlowCommand {
     },
 }
 
-/// `datapath route ...` and `datapath map ...`.
+/// `datapath route ...`, `datapath map ...`, `datapath workload ...` and `datapath node ...`.
 #[derive(Debug, Subcommand)]
 pub enum ListCommand {
     /// All of them.
@@ -53,6 +53,9 @@ pub enum ListCommand {
 pub struct ShowArgs {
     #[command(flatten)]
     bpffs: BpffsArgs,
+    /// Where the agent wrote names down.
+    #[arg(long, value_name = "DIR", env = "DATAPATH_STATE_DIR", default_value = STATE_DIR)]
+    state_dir: PathBuf,
     /// Tables for people, JSON for programs.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -65,7 +68,8 @@ impl ShowArgs {
             Output::Table => Format::Table,
             Output::Json => Format::Json,
         };
-        Show { bpffs: self.bpffs.bpffs.clone(), format }
+        let (bpffs, state_dir) = (self.bpffs.bpffs.clone(), self.state_dir.clone());
+        Show { bpffs, state_dir, format }
     }
 }
 

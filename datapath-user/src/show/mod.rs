@@ -2,12 +2,17 @@
 //! that it is there while no agent runs.
 
 mod flows;
+mod nodes;
 mod routes;
 mod services;
 mod status;
 mod table;
+mod workloads;
 
-use crate::datapath::{Error, Reader};
+use crate::{
+    datapath::{Error, Reader},
+    roster::Roster,
+};
 use serde::Serialize;
 use std::{
     io::{self, Write},
@@ -30,6 +35,8 @@ pub enum Format {
 pub struct Show {
     /// Folder of the pins, as given to the agent.
     pub bpffs: PathBuf,
+    /// Folder of the agent's state, where names are.
+    pub state_dir: PathBuf,
     /// How to print.
     pub format: Format,
 }
@@ -90,14 +97,30 @@ impl Show {
 
     /// `datapath route list`: pods and addresses of this node, ranges of others.
     pub fn route_list(&self, out: &mut impl Write) -> Result<(), ShowError> {
-        let routes = routes::read(&self.reader()?)?;
+        let routes = routes::read(&self.reader()?, &self.roster())?;
         self.print(&routes, |routes| routes::render(routes), out)
+    }
+
+    /// `datapath workload list`: pods of this node and their interfaces.
+    pub fn workload_list(&self, out: &mut impl Write) -> Result<(), ShowError> {
+        let workloads = workloads::read(&self.reader()?, &self.roster())?;
+        self.print(&workloads, |workloads| workloads::render(workloads), out)
+    }
+
+    /// `datapath node list`: how the pods of each node are reached, and whether it answers.
+    pub fn node_list(&self, out: &mut impl Write) -> Result<(), ShowError> {
+        let nodes = nodes::read(&self.reader()?, &self.roster())?;
+        self.print(&nodes, |nodes| nodes::render(nodes), out)
     }
 
     /// `datapath map list`: type, entries, size and fill of each map.
     pub fn map_list(&self, out: &mut impl Write) -> Result<(), ShowError> {
         let maps = status::read_maps(&self.reader()?)?;
         self.print(&maps, |maps| status::render_maps(maps), out)
+    }
+
+    fn roster(&self) -> Roster {
+        Roster::read(&self.state_dir)
     }
 
     fn reader(&self) -> Result<Reader, Error> {

@@ -4,6 +4,7 @@ use super::table::{mac, table};
 use crate::{
     datapath::{Error, Reader, device_names},
     plan::Tables,
+    roster::Roster,
 };
 use datapath_common::{Addr, Address, AddressKind, LpmKey, Route, RouteKind, TunnelStats};
 use ipnet::IpNet;
@@ -17,6 +18,9 @@ pub(super) struct RouteRow {
     destination: IpNet,
     /// `pod`, `host`, `remote`, `tunnel`, `local`, `node`, `service` or `client`.
     kind: &'static str,
+    /// The node that it belongs to, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     via: Option<IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,8 +48,12 @@ struct TunnelRow {
 }
 
 /// All addresses and ranges.
-pub(super) fn read(reader: &Reader) -> Result<Vec<RouteRow>, Error> {
-    Ok(build(&reader.tables()?, &device_names()?, &reader.tunnels()?))
+pub(super) fn read(reader: &Reader, roster: &Roster) -> Result<Vec<RouteRow>, Error> {
+    let mut rows = build(&reader.tables()?, &device_names()?, &reader.tunnels()?);
+    for row in &mut rows {
+        row.node = roster.node_of(row.destination).map(|node| node.name.clone());
+    }
+    Ok(rows)
 }
 
 fn build(
@@ -63,6 +71,7 @@ fn build(
         rows.push(RouteRow {
             destination: addr.ip().into(),
             kind: if entry.kind == AddressKind::POD { "pod" } else { "host" },
+            node: None,
             via: known(entry.gateway),
             device: name(entry.device),
             mtu: None,
@@ -75,6 +84,7 @@ fn build(
         rows.extend(prefix(key).map(|destination| RouteRow {
             destination,
             kind: kind(route.kind),
+            node: None,
             via: known(route.next_hop),
             device: name(route.device),
             mtu: (route.mtu != 0).then_some(route.mtu),
@@ -87,6 +97,7 @@ fn build(
         rows.extend(prefix(key).map(|destination| RouteRow {
             destination,
             kind: "client",
+            node: None,
             via: None,
             device: None,
             mtu: None,
@@ -140,6 +151,7 @@ pub(super) fn render(rows: &[RouteRow]) -> String {
         [
             row.destination.to_string(),
             if row.node_port { format!("{}, node ports", row.kind) } else { row.kind.to_owned() },
+            row.node.clone().unwrap_or_else(dash),
             row.via.map_or_else(dash, |via| via.to_string()),
             row.device.clone().unwrap_or_else(dash),
             row.mtu.map_or_else(dash, |mtu| mtu.to_string()),
@@ -153,8 +165,18 @@ pub(super) fn render(rows: &[RouteRow]) -> String {
             }),
         ]
     };
-    let columns =
-        ["destination", "kind", "via", "device", "#mtu", "mac", "tunnel", "#sent", "#received"];
+    let columns = [
+        "destination",
+        "kind",
+        "node",
+        "via",
+        "device",
+        "#mtu",
+        "mac",
+        "tunnel",
+        "#sent",
+        "#received",
+    ];
     table(columns, rows.iter().map(line).collect())
 }
 
@@ -177,14 +199,16 @@ mod tests {
         let tunnel = Route { mtu: 1480, kind: RouteKind::TUNNEL, ..route };
         tables.routes.insert(LpmKey::new(ip(2, 0), 24), tunnel);
         let stats = TunnelStats { sent_packets: 1, sent_bytes: 84, ..TunnelStats::default() };
-        let rows = build(&tables, &[(2, "eth0".to_owned())].into(), &[(ip(9, 9), stats)].into());
+        let mut rows =
+            build(&tables, &[(2, "eth0".to_owned())].into(), &[(ip(9, 9), stats)].into());
+        rows[2].node = Some("n1".to_owned());
         assert_eq!(
             render(&rows),
-            "DESTINATION   KIND    VIA        DEVICE   MTU  MAC                TUNNEL      SENT  RECEIVED\n\
-             10.10.0.0/16  client  -          -          -  -                  -              -         -\n\
-             10.10.3.2/32  pod     10.10.3.1  #5         -  02:02:02:02:02:02  -              -         -\n\
-             10.10.1.0/24  remote  10.10.9.9  eth0    1500  -                  -              -         -\n\
-             10.10.2.0/24  tunnel  10.10.9.9  eth0    1480  -                  4in4    1 (84 B)   0 (0 B)\n"
+            "DESTINATION   KIND    NODE  VIA        DEVICE   MTU  MAC                TUNNEL      SENT  RECEIVED\n\
+             10.10.0.0/16  client  -     -          -          -  -                  -              -         -\n\
+             10.10.3.2/32  pod     -     10.10.3.1  #5         -  02:02:02:02:02:02  -              -         -\n\
+             10.10.1.0/24  remote  n1    10.10.9.9  eth0    1500  -                  -              -         -\n\
+             10.10.2.0/24  tunnel  -     10.10.9.9  eth0    1480  -                  4in4    1 (84 B)   0 (0 B)\n"
         );
     }
 }
