@@ -6,7 +6,7 @@ use crate::{
     proxy::Kind,
     service::{Service, web, web_ports},
     state::State,
-    topology::{CALICO, MYK8S, Topology},
+    topology::{ALONE, CALICO, MYK8S, Topology, Wiring},
     tour,
 };
 use anyhow::{Context as _, Result, bail};
@@ -100,6 +100,9 @@ enum Switch {
 enum Cluster {
     /// The kind cluster: one network.
     Myk8s,
+    /// The same without a CNI: pods are connected as the agent says.
+    #[value(name = "myk8s-alone")]
+    Alone,
     /// Calico's IPIP cluster: two networks and a router.
     Calico,
 }
@@ -108,6 +111,7 @@ impl Cluster {
     fn topology(self) -> &'static Topology {
         match self {
             Self::Myk8s => &MYK8S,
+            Self::Alone => &ALONE,
             Self::Calico => &CALICO,
         }
     }
@@ -122,6 +126,8 @@ enum Routing {
     Ipip,
     /// The agent, wrapped between subnets.
     CrossSubnet,
+    /// The agent, as the nodes are connected.
+    Auto,
     /// The node's own routes.
     None,
 }
@@ -132,6 +138,7 @@ impl Routing {
             Self::Native => "native",
             Self::Ipip => "ipip",
             Self::CrossSubnet => "cross-subnet",
+            Self::Auto => "auto",
             Self::None => "none",
         }
     }
@@ -178,6 +185,7 @@ impl Shape {
     fn routing(&self) -> Routing {
         let default = match self.cluster {
             Cluster::Myk8s => Routing::Native,
+            Cluster::Alone => Routing::Auto,
             Cluster::Calico => Routing::Ipip,
         };
         self.routing.unwrap_or(default)
@@ -190,11 +198,16 @@ impl Shape {
         if self.source {
             builder = builder.source_mode();
         }
+        let early = topology.wiring == Wiring::Agent;
+        if early {
+            let kind = self.kind().filter(|kind| kind.is_datapath());
+            builder = builder.proxies(kind.context("pods of this cluster need our agent")?);
+        }
         let lab = builder.up()?;
         if self.cluster == Cluster::Calico {
             lab.create_pods(tour::pods(topology))?;
         }
-        if let Some(kind) = self.kind() {
+        if let Some(kind) = self.kind().filter(|_| !early) {
             lab.start_proxies(kind)?;
         }
         let service = lab.create_service("web", &web("web"))?;

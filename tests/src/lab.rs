@@ -2,6 +2,7 @@
 
 use crate::{
     api::ApiClient,
+    cni,
     control::{self, ControlPlane, Identity},
     host,
     keeper::Keeper,
@@ -10,7 +11,7 @@ use crate::{
     proxy::{self, Kind, Origin, Proxy},
     source::Source,
     space::{Space, lock},
-    topology::{BRIDGE, Dual, MYK8S, NodeSpec, OUTSIDE, SERVICE_RANGES, Topology},
+    topology::{BRIDGE, Dual, MYK8S, NodeSpec, OUTSIDE, SERVICE_RANGES, Topology, Wiring},
     wire,
 };
 use anyhow::{Context as _, Result, bail, ensure};
@@ -31,6 +32,7 @@ pub struct Builder {
     pods_per_node: u8,
     host_pods: bool,
     source_mode: bool,
+    proxies: Option<Kind>,
 }
 
 impl Builder {
@@ -62,6 +64,13 @@ impl Builder {
         self
     }
 
+    /// Starts the proxies before there are pods, which may be theirs to connect.
+    #[must_use]
+    pub fn proxies(mut self, kind: Kind) -> Self {
+        self.proxies = Some(kind);
+        self
+    }
+
     /// Makes the lab. It is gone when the value is dropped, or this process ends in any way.
     pub fn up(&self) -> Result<Lab> {
         if let Some(reason) = host::missing() {
@@ -69,6 +78,9 @@ impl Builder {
         }
         host::sweep()?;
         let lab = Lab::bare(self.topology, self.source_mode)?;
+        if let Some(kind) = self.proxies {
+            lab.start_proxies(kind)?;
+        }
         let mut specs = Vec::new();
         for spec in &self.topology.nodes {
             for index in 1..=self.pods_per_node {
@@ -109,6 +121,21 @@ impl Node {
     /// The mount point of its bpffs.
     pub fn bpffs(&self) -> PathBuf {
         self.folder.join("bpf")
+    }
+
+    /// What the agent remembers.
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    /// Where the container runtime looks for network configurations.
+    pub fn cni_conf_dir(&self) -> PathBuf {
+        self.folder.join("cni/net.d")
+    }
+
+    /// Where the plugin host-local keeps the addresses that it has given out.
+    pub fn cni_data_dir(&self) -> PathBuf {
+        self.folder.join("cni/ipam")
     }
 
     /// Where the agent pins.
@@ -156,7 +183,13 @@ pub struct Lab {
 impl Lab {
     /// The reference cluster `myk8s` without pods, unless the builder is told otherwise.
     pub fn builder() -> Builder {
-        Builder { topology: &MYK8S, pods_per_node: 0, host_pods: false, source_mode: false }
+        Builder {
+            topology: &MYK8S,
+            pods_per_node: 0,
+            host_pods: false,
+            source_mode: false,
+            proxies: None,
+        }
     }
 
     /// The nodes and the control plane.
@@ -299,10 +332,14 @@ impl Lab {
 
     /// Ends a pod's process and link but leaves its object, as when a machine crashes.
     pub fn stop_pod(&self, pod: &Pod) -> Result<()> {
+        let node = self.node(pod.spec.node.name)?;
+        if pod.device.is_some() && self.topology.wiring == Wiring::Agent {
+            cni::del(node, &pod.space)?;
+        }
         pod.space.stop();
-        if let Some(device) = &pod.device {
+        if let Some(device) = pod.device.as_ref().filter(|_| self.topology.wiring != Wiring::Agent)
+        {
             // The kernel takes the link away by itself, but some time later.
-            let node = self.node(pod.spec.node.name)?;
             node.space.ip(&format!("link del {device}\n")).ok();
         }
         host::remove_cgroups(pod.space.cgroup())
@@ -428,7 +465,7 @@ impl Lab {
 
     /// The number of the pod's address in the ranges of its node.
     fn next_index(&self, spec: &PodSpec) -> Result<u8> {
-        if spec.host_network {
+        if spec.host_network || self.topology.wiring == Wiring::Agent {
             return Ok(0);
         }
         if let Some(index) = spec.index {
@@ -440,12 +477,22 @@ impl Lab {
         Ok(*next)
     }
 
+    /// Makes a pod that runs and serves, but that nobody registers; [`Self::stop_pod`] ends it.
+    pub fn run_pod(&self, spec: PodSpec) -> Result<Arc<Pod>> {
+        self.make_pod(self.next_index(&spec)?, spec)
+    }
+
     fn make_pod(&self, index: u8, spec: PodSpec) -> Result<Arc<Pod>> {
         let node = self.node(spec.node.name)?;
         let cgroup = node.cgroup.join(format!("pod-{}", spec.name));
         let (space, address, device) = if spec.host_network {
             let space = Space::start(&spec.name, &cgroup, Some(node.space.pid()))?;
             (space, node.spec.address(), None)
+        } else if self.topology.wiring == Wiring::Agent {
+            let space = Space::start(&spec.name, &cgroup, None)?;
+            wire::prepare_pod(&space)?;
+            let cni::Connection { address, device } = cni::add(node, &space)?;
+            (space, address, Some(device))
         } else {
             let device = format!("veth{:04x}{:04x}", std::process::id() & 0xffff, index);
             let space = Space::start(&spec.name, &cgroup, None)?;
@@ -498,8 +545,14 @@ fn make_node(
     wire::node(&space, bridge, topology, spec)?;
     let node =
         Node { topology, spec, space: Arc::new(space), folder: folder.join(spec.name), cgroup };
-    for path in [&node.bpffs(), &node.folder.join("state"), &node.system_cgroup()] {
-        fs::create_dir_all(path).with_context(|| format!("make {}", path.display()))?;
+    for path in [
+        node.bpffs(),
+        node.state_dir(),
+        node.system_cgroup(),
+        node.cni_conf_dir(),
+        node.cni_data_dir(),
+    ] {
+        fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
     }
     mount(Some("bpf"), &node.bpffs(), Some("bpf"), MsFlags::empty(), None::<&str>)
         .with_context(|| format!("mount a bpffs at {}", node.bpffs().display()))?;

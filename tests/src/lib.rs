@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod cli;
+pub mod cni;
 pub mod conformance;
 pub mod control;
 pub mod host;

@@ -4,7 +4,7 @@ use crate::{
     host,
     lab::Node,
     space::Space,
-    topology::{CALICO, MYK8S, Topology},
+    topology::{ALONE, CALICO, MYK8S, Topology, Wiring},
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use std::{
@@ -45,6 +45,11 @@ impl Kind {
         Self::Datapath { socket_lb: true, routing: "none" },
         Self::Datapath { socket_lb: false, routing: "none" },
     ];
+    /// Its modes where the pods' network is its own too.
+    pub const ALONE: [Self; 2] = [
+        Self::Datapath { socket_lb: true, routing: "auto" },
+        Self::Datapath { socket_lb: false, routing: "auto" },
+    ];
     /// Its modes between subnets, in Calico's cluster.
     pub const TUNNELS: [Self; 4] = [
         Self::Datapath { socket_lb: true, routing: "ipip" },
@@ -55,7 +60,13 @@ impl Kind {
 
     /// The cluster that it is for.
     pub fn topology(self) -> &'static Topology {
-        if Self::TUNNELS.contains(&self) { &CALICO } else { &MYK8S }
+        if Self::TUNNELS.contains(&self) {
+            &CALICO
+        } else if Self::ALONE.contains(&self) {
+            &ALONE
+        } else {
+            &MYK8S
+        }
     }
 
     /// Whether it is ours.
@@ -191,6 +202,8 @@ pub fn datapath_binary() -> Result<PathBuf> {
 pub fn datapath(node: &Node, arguments: &[&str]) -> Result<Command> {
     let mut command = node.space.command_in(&node.system_cgroup(), datapath_binary()?)?;
     command.args(arguments).arg("--bpffs").arg(node.pins());
+    command.env("DATAPATH_STATE_DIR", node.state_dir());
+    command.env("DATAPATH_CNI_CONF_DIR", node.cni_conf_dir());
     Ok(command)
 }
 
@@ -198,7 +211,10 @@ fn agent(node: &Node, origin: &Origin) -> Result<Command> {
     let mut command = datapath(node, &["agent"])?;
     command.args(["--node-name", node.spec.name]);
     command.arg("--cgroup-root").arg(&node.cgroup);
-    command.arg("--state-dir").arg(node.folder.join("state"));
+    command.arg("--cni-data-dir").arg(node.cni_data_dir());
+    if node.topology.wiring == Wiring::Agent {
+        command.arg("--cni=on");
+    }
     match origin {
         Origin::Kubeconfig(file) => command.arg("--kubeconfig").arg(file),
         Origin::Source(folder) => command.arg("--source").arg(folder),
@@ -231,10 +247,7 @@ fn kube_proxy(node: &Node, mode: &str, origin: &Origin, flags: &[String]) -> Res
 pub fn clean(node: &Node, kind: Kind) -> Result<()> {
     match kind {
         Kind::Datapath { .. } => {
-            let output = datapath(node, &["cleanup"])?
-                .arg("--state-dir")
-                .arg(node.folder.join("state"))
-                .output()?;
+            let output = datapath(node, &["cleanup"])?.output()?;
             let problem = String::from_utf8_lossy(&output.stderr);
             ensure!(output.status.success(), "cleanup on {}: {problem}", node.spec.name);
         }

@@ -65,6 +65,8 @@ impl State {
                 ("DATAPATH_NODE_NAME".to_owned(), node.spec.name.to_owned()),
                 ("DATAPATH_BPFFS".to_owned(), node.pins().display().to_string()),
                 ("DATAPATH_CGROUP_ROOT".to_owned(), node.cgroup.display().to_string()),
+                ("DATAPATH_STATE_DIR".to_owned(), node.state_dir().display().to_string()),
+                ("DATAPATH_CNI_CONF_DIR".to_owned(), node.cni_conf_dir().display().to_string()),
             ]);
             if let Some(file) = lab.kubeconfig(Identity::Admin) {
                 environment.insert("KUBECONFIG".to_owned(), file.display().to_string());

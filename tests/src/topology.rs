@@ -61,6 +61,8 @@ impl std::fmt::Display for Family {
 pub enum Wiring {
     /// As kindnet leaves a node: pods by the plugin ptp, routes to the pods of all other nodes.
     Kindnet,
+    /// By the plugins that the agent has the container runtime call; all routing is the agent's.
+    Agent,
     /// As Calico connects pods; the way to the pods of other nodes is left to the agent.
     Calico,
 }
@@ -168,6 +170,18 @@ pub static MYK8S: Topology = Topology {
     mtu: 1500,
     pod_mtu: 1500,
     wiring: Wiring::Kindnet,
+};
+
+/// The same without a CNI: the pods' network is ours too.
+pub static ALONE: Topology = Topology {
+    name: "myk8s-alone",
+    nodes: NODES,
+    networks: &[Network { gateway: GATEWAY, prefix: (16, 64) }],
+    outside: OUTSIDE_ADDRESS,
+    pod_ranges: POD_RANGES,
+    mtu: 1500,
+    pod_mtu: 1500,
+    wiring: Wiring::Agent,
 };
 
 /// Calico's IPIP cluster: two subnets and a router that knows nothing of pods.

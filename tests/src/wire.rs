@@ -79,6 +79,11 @@ pub(crate) fn outside(space: &Space, bridge: &Space, topology: &Topology) -> Res
     attach(bridge, 0, space.name())
 }
 
+/// Prepares a pod's namespace for whoever connects it.
+pub(crate) fn prepare_pod(pod: &Space) -> Result<()> {
+    settings(pod, &COMMON)
+}
+
 /// Connects a pod to its node by a veth pair. `device` is the name of the node's end.
 pub(crate) fn pod(
     pod: &Space,
@@ -88,9 +93,9 @@ pub(crate) fn pod(
     address: Dual,
     device: &str,
 ) -> Result<()> {
-    settings(pod, &COMMON)?;
+    prepare_pod(pod)?;
     let (at_node, in_pod) = match topology.wiring {
-        Wiring::Kindnet => ptp(spec, address, device),
+        Wiring::Kindnet | Wiring::Agent => ptp(spec, address, device),
         Wiring::Calico => calico(address, device),
     };
     let mtu = topology.pod_mtu;

@@ -21,6 +21,8 @@ pub(crate) enum On {
 pub(crate) enum Cluster {
     /// The kind cluster
     Myk8s,
+    /// The same without a CNI: pods are connected as the agent says, in the lab
+    Myk8sAlone,
     /// Calico's IPIP cluster: two subnets and a router, in the lab
     Calico,
 }
@@ -50,15 +52,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let on_kind = match options.on {
         On::Kind => true,
         On::Lab => false,
-        On::Auto if options.cluster == Cluster::Calico => false,
+        On::Auto if options.cluster != Cluster::Myk8s => false,
         On::Auto => kind::available(),
     };
     if on_kind {
         return kind::run(&options.kind, options.once);
     }
     let mut arguments = vec!["tour".to_owned()];
-    if options.cluster == Cluster::Calico {
-        arguments.push("--cluster=calico".to_owned());
+    if let Some(cluster) = options.cluster.to_possible_value() {
+        arguments.push(format!("--cluster={}", cluster.get_name()));
     }
     if options.once {
         arguments.push("--once".to_owned());

@@ -4,6 +4,7 @@
 //! also in those with tunnels); `DATAPATH_E2E_PROXY` names a single one instead (`socket-native`, `tc-none`…, or `kube-proxy-nftables`, `kube-proxy-iptables`: the
 //! oracle, which proves the probes themselves).
 
+mod alone;
 mod connect;
 mod external;
 mod host_ports;
@@ -15,10 +16,10 @@ mod world;
 
 use anyhow::{Context as _, Result};
 use lab::{
-    control, host, proxy,
+    cni, control, host, proxy,
     proxy::Kind,
     suite::Suite,
-    topology::{CALICO, MYK8S, Topology},
+    topology::{ALONE, CALICO, MYK8S, Topology, Wiring},
 };
 use std::{env, process::ExitCode};
 use tracing_subscriber::EnvFilter;
@@ -41,10 +42,14 @@ fn main() -> ExitCode {
 
 fn run(suite: &mut Suite) -> Result<()> {
     let kinds = kinds()?;
-    for topology in [&MYK8S, &CALICO] {
+    for topology in [&MYK8S, &ALONE, &CALICO] {
         let kinds: Vec<Kind> =
             kinds.iter().copied().filter(|kind| kind.topology().name == topology.name).collect();
-        if !kinds.is_empty() {
+        if topology.wiring == Wiring::Agent
+            && let Some(reason) = cni::missing()
+        {
+            suite.ignore(topology.name, &reason);
+        } else if !kinds.is_empty() {
             run_cluster(suite, topology, &kinds)?;
         }
     }
@@ -53,12 +58,22 @@ fn run(suite: &mut Suite) -> Result<()> {
 
 /// All cases, in each of the modes of one cluster.
 fn run_cluster(suite: &mut Suite, topology: &'static Topology, kinds: &[Kind]) -> Result<()> {
-    let mut world = World::up(topology)?;
+    let first = kinds.first().copied().context("no modes")?;
+    let alone = topology.wiring == Wiring::Agent;
+    let mut world = World::up(topology, first)?;
     for kind in kinds.iter().copied() {
         world.kind = kind;
         suite.group(&kind.to_string());
-        world.lab.start_proxies(kind)?;
+        if !(alone && kind == first) {
+            world.lab.start_proxies(kind)?;
+        }
         world.settle()?;
+        if alone {
+            alone::run(suite, &world);
+            life::clean(suite, &world)?;
+            alone::clean(suite, &world);
+            continue;
+        }
         connect::run(suite, &world);
         external::run(suite, &world);
         host_ports::run(suite, &world);
@@ -92,7 +107,7 @@ fn unable() -> Option<String> {
 fn kinds() -> Result<Vec<Kind>> {
     let full = env::var_os("DATAPATH_E2E_FULL").is_some();
     let tunnels = if full { &Kind::TUNNELS[..] } else { &[] };
-    let mut all = [&Kind::MODES[..], tunnels].concat();
+    let mut all = [&Kind::MODES[..], &Kind::ALONE, tunnels].concat();
     let Ok(wanted) = env::var("DATAPATH_E2E_PROXY") else { return Ok(all) };
     all.extend(Kind::TUNNELS);
     all.extend([Kind::KubeProxy("nftables"), Kind::KubeProxy("iptables")]);

@@ -9,7 +9,7 @@ use lab::{
     service::{Service, web, web_ports},
     space::{Space, request},
     suite::eventually,
-    topology::{Family, NodeSpec, Topology},
+    topology::{Family, NodeSpec, Topology, Wiring},
 };
 use serde_json::json;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -79,8 +79,13 @@ impl std::fmt::Display for Way {
 }
 
 impl World {
-    pub(crate) fn up(topology: &'static Topology) -> Result<Self> {
-        let lab = Lab::builder().topology(topology).pods_per_node(2).host_pods().up()?;
+    /// `kind` runs before there are pods where they are its to connect.
+    pub(crate) fn up(topology: &'static Topology, kind: Kind) -> Result<Self> {
+        let mut builder = Lab::builder().topology(topology).pods_per_node(2).host_pods();
+        if topology.wiring == Wiring::Agent {
+            builder = builder.proxies(kind);
+        }
+        let lab = builder.up()?;
         let [_, home, away, third] = &topology.nodes;
         lab.create_pods(vec![
             PodSpec::new(CLIENT, home, "itself"),
@@ -109,7 +114,7 @@ impl World {
         let web = lab.create_service("web", &web("web"))?;
         let empty = service("empty", POD_PORT)?;
         service("host", HOST_POD_PORT)?;
-        Ok(Self { lab, kind: Kind::MODES[0], home, away, targets, web, empty })
+        Ok(Self { lab, kind, home, away, targets, web, empty })
     }
 
     /// Waits until every node answers for every Service that has a backend.

@@ -4,6 +4,7 @@ use crate::paths;
 
 /// A program and the package that brings it.
 pub(crate) struct Tool {
+    /// Its name, or its path where that is in nobody's `PATH`.
     command: &'static str,
     /// The Debian package.
     pub(crate) package: &'static str,
@@ -11,7 +12,7 @@ pub(crate) struct Tool {
     pub(crate) why: &'static str,
 }
 
-const TOOLS: [Tool; 9] = [
+const TOOLS: [Tool; 10] = [
     tool("ip", "iproute2", "namespaces, links and routes, to look at by hand"),
     tool("nsenter", "util-linux", "commands inside a node or pod"),
     tool("iptables", "iptables", "shows that no node has a rule; kube-proxy's iptables mode"),
@@ -21,6 +22,11 @@ const TOOLS: [Tool; 9] = [
     tool("ping", "iputils-ping", "ICMP through the datapath"),
     tool("traceroute", "traceroute", "ICMP errors through the datapath"),
     tool("tcpdump", "tcpdump", "what is on the wire"),
+    tool(
+        "/usr/lib/cni/ptp",
+        "containernetworking-plugins",
+        "ptp, host-local and loopback connect pods where the agent is the CNI",
+    ),
 ];
 
 const fn tool(command: &'static str, package: &'static str, why: &'static str) -> Tool {
