@@ -127,6 +127,7 @@ mod tests {
         let sender = Events::new(client, "n1");
         for (subject, kind, namespace) in [
             (Subject::Service(ObjectName::namespaced("shop", "web")), "Service", "shop"),
+            (Subject::Pod(ObjectName::namespaced("shop", "web-1")), "Pod", "shop"),
             (Subject::Node(ObjectName::cluster("n1")), "Node", "default"),
         ] {
             let note = "x".repeat(2000);

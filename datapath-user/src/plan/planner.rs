@@ -119,7 +119,7 @@ impl Planner {
 
     /// What has come up since the last call.
     pub fn take_notices(&mut self) -> Vec<Notice> {
-        std::mem::take(&mut self.notices)
+        Notice::merge(std::mem::take(&mut self.notices))
     }
 
     /// Takes in what the kernel says of the node's network.
@@ -393,7 +393,7 @@ impl Planner {
     }
 
     fn note_conflict(&mut self, key: FrontendKey, loser: Owner, holder: Owner) {
-        self.notices.push(Notice { owner: loser, problem: Problem::Claimed { key, holder } });
+        self.notices.push(Notice::claimed(loser, key, holder));
     }
 
     /// Notes a node port that answers to masqueraded flows would come to.

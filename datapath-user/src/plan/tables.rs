@@ -111,12 +111,19 @@ impl Keys {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Whether there is something that a program finds by way of a frontend.
+    pub fn has_what_frontends_lead_to(&self) -> bool {
+        let Self { backends, slots, members, .. } = self;
+        !(backends.is_empty() && slots.is_empty() && members.is_empty())
+    }
 }
 
 /// What must be written and what must be removed.
 ///
 /// It is applied in the order that never sends a packet to nothing: everything in `put` but the
-/// frontends, then the frontends, then the removal of frontends, then all other removals.
+/// frontends, then the frontends, then the removal of frontends, then, when no program looks at an old
+/// frontend any more, all other removals.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Change {
     /// Entries to write.

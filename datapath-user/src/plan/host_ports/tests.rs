@@ -3,7 +3,7 @@
 use crate::{
     model::{Event, HostPort, Kind, Model, Pod, Protocol, ServiceType},
     plan::{
-        Planner, Settings, Tables,
+        Owner, Planner, Settings, Tables,
         tests::{ip, name, network, own_node, port, service, view},
     },
 };
@@ -165,6 +165,55 @@ fn a_service_comes_before_a_host_port() {
             assert_eq!(node.served(), lines(expected));
             node.tell(Event::Deleted(Kind::Service, name("a")));
             assert_eq!(node.served().len(), 3, "the host port is back");
+        }
+    }
+}
+
+/// Which pods were told what.
+fn told(node: &mut Node) -> Vec<String> {
+    let notices = node.planner.take_notices().into_iter();
+    let of_pods = notices.filter(|one| matches!(one.owner, Owner::Pod(_)));
+    of_pods.map(|one| format!("{}: {}", one.owner, one.problem)).collect()
+}
+
+#[test]
+fn a_pod_is_told_once_that_another_has_its_port() {
+    let older = Event::Pod(pod(5, Some("0.0.0.0")));
+    let younger = Event::Pod(pod(6, Some("0.0.0.0")));
+    for events in [[older.clone(), younger.clone()], [younger.clone(), older]] {
+        let mut node = Node::new();
+        for event in events {
+            node.tell(event);
+        }
+        let all = "10.10.1.1, 127.0.0.1, 172.18.0.2";
+        let [told] = <[String; 1]>::try_from(told(&mut node)).expect("one notice");
+        let start = format!("pod ns/pod6: TCP port 8080 of {all} belongs to pod ns/pod5: ");
+        assert!(told.starts_with(&start), "{told}");
+    }
+    let mut node = Node::new();
+    node.tell(younger);
+    assert!(told(&mut node).is_empty(), "alone");
+}
+
+#[test]
+fn a_pod_is_told_that_a_service_has_its_port() {
+    let mut node_port = service("a", &["10.200.1.1"]);
+    node_port.kind = ServiceType::NodePort;
+    node_port.ports[0].node_port = Some(port(8080));
+    let mut external = service("a", &["10.200.1.1"]);
+    external.external_ips = [ip("172.18.0.2")].into();
+    external.ports[0].port = port(8080);
+    for (service, addresses) in [(node_port, "127.0.0.1, 172.18.0.2"), (external, "172.18.0.2")] {
+        let pod = Event::Pod(pod(5, Some("0.0.0.0")));
+        let service = Event::Service(service);
+        for events in [[pod.clone(), service.clone()], [service, pod]] {
+            let mut node = Node::new();
+            for event in events {
+                node.tell(event);
+            }
+            let [told] = <[String; 1]>::try_from(told(&mut node)).expect("one notice");
+            let start = format!("pod ns/pod5: TCP port 8080 of {addresses} belongs to ns/a: ");
+            assert!(told.starts_with(&start), "{told}");
         }
     }
 }
