@@ -126,7 +126,7 @@ impl Follow {
         if streaming {
             config = config.streaming_lists();
         }
-        let mut stream = watcher(api.clone(), config).boxed();
+        let mut stream = watcher(api.clone(), config.clone()).boxed();
         let mut delay = FIRST_DELAY;
         let mut deadline: Option<Instant> = None;
         loop {
@@ -160,6 +160,11 @@ impl Follow {
                     if streaming && matches!(code, Some(400 | 422)) {
                         return End::NoStreaming;
                     }
+                    if code == Some(GONE) && matches!(error, watcher::Error::WatchStartFailed(_)) {
+                        // It would ask for the same version for ever; only where the watch itself says
+                        // that it has expired does it list again.
+                        stream = watcher(api.clone(), config.clone()).boxed();
+                    }
                     if self.failed(&error, code).await.is_err() {
                         return End::Closed;
                     }
@@ -167,7 +172,7 @@ impl Follow {
                     let optional = is_optional(self.kind) && is_refusal(code);
                     delay = (delay * 2).min(if optional { OPTIONAL_DELAY } else { LAST_DELAY });
                 }
-                None => stream = watcher(api.clone(), self.config.clone()).boxed(),
+                None => stream = watcher(api.clone(), config.clone()).boxed(),
             }
         }
     }
@@ -212,7 +217,7 @@ impl Follow {
     ) -> Result<(), mpsc::error::SendError<News>> {
         let kind = self.kind;
         // Expiry and silence are how watches end; it counts if none can be started then.
-        if code == Some(410) || matches!(error, watcher::Error::WatchFailed(_)) {
+        if code == Some(GONE) || matches!(error, watcher::Error::WatchFailed(_)) {
             debug!(?kind, %error, "the watch has ended");
             return Ok(());
         }
@@ -281,6 +286,9 @@ fn loss(kind: Kind) -> &'static str {
     }
 }
 
+/// What the server says when it no longer knows the version from which to go on.
+const GONE: u16 = 410;
+
 /// Pause after a first failure; it doubles up to [`LAST_DELAY`].
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LAST_DELAY: Duration = Duration::from_secs(5);
@@ -292,3 +300,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Longest pause between two objects of a streaming list.
 const LIST_TIME: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests;
