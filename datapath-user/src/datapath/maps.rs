@@ -14,7 +14,15 @@ use std::{
     hash::Hash,
     io,
     marker::PhantomData,
+    thread,
+    time::Duration,
 };
+
+/// How long a program may still look at what it found by a frontend that leads elsewhere by now. Programs
+/// of packets are done within microseconds; those of sockets may be interrupted, and who is so for longer
+/// than this refuses its client's one attempt. To wait for all of them for sure takes the kernel some tens
+/// of milliseconds (`synchronize_rcu`), and with each change.
+const READERS: Duration = Duration::from_millis(1);
 
 /// A pinned map with keys `K` and values `V`.
 #[derive(Debug)]
@@ -221,6 +229,11 @@ impl Maps {
     /// Writes and removes, in the order documented on [`Change`].
     pub(super) fn apply(&self, change: &Change) -> Result<(), Error> {
         self.put(&change.put)?;
+        // Nobody dials these any more.
+        self.frontends.remove_all(&change.remove.frontends)?;
+        if change.remove.has_what_frontends_lead_to() {
+            thread::sleep(READERS);
+        }
         self.remove(&change.remove)
     }
 
@@ -250,6 +263,7 @@ impl Maps {
         self.frontends.put_all(copied(frontends))
     }
 
+    /// Removes everything but frontends.
     fn remove(&self, keys: &Keys) -> Result<(), Error> {
         let Keys {
             services,
@@ -257,13 +271,12 @@ impl Maps {
             slots,
             members,
             source_ranges,
-            frontends,
+            frontends: _,
             addresses,
             routes,
             local_clients,
             local_devices,
         } = keys;
-        self.frontends.remove_all(frontends)?;
         self.slots.remove_all(slots)?;
         self.members.remove_all(members)?;
         self.backends.remove_all(backends)?;
