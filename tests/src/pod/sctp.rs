@@ -9,14 +9,16 @@ use nix::{
     errno::Errno,
     sys::{
         socket::{
-            self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage,
-            sockopt::ReceiveTimeout,
+            self, AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType,
+            SockaddrStorage,
+            sockopt::{Ipv4RecvErr, Ipv6RecvErr, ReceiveTimeout},
         },
         time::{TimeVal, TimeValLike as _},
     },
 };
 use std::{
-    fs, io,
+    fs,
+    io::{self, IoSliceMut},
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd as _, OwnedFd},
     sync::atomic::{AtomicBool, AtomicU16, Ordering},
@@ -84,6 +86,11 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn open(to: SocketAddr, source_port: u16) -> io::Result<Self> {
         let socket = raw(to.ip())?;
+        // Errors come with the packets that they are about.
+        match to {
+            SocketAddr::V4(_) => socket::setsockopt(&socket, Ipv4RecvErr, &true)?,
+            SocketAddr::V6(_) => socket::setsockopt(&socket, Ipv6RecvErr, &true)?,
+        }
         socket::connect(socket.as_raw_fd(), &storage(to.ip()))?;
         let port = if source_port == 0 { next_port()? } else { source_port };
         Ok(Self { socket, to, port })
@@ -99,8 +106,9 @@ impl Client {
             initiate: TAG,
             cookie: Vec::new(),
         };
-        socket::send(self.socket.as_raw_fd(), &init.bytes(), MsgFlags::empty())?;
         let deadline = Instant::now() + timeout;
+        self.forget_errors()?;
+        self.send(&init.bytes(), deadline)?;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -108,7 +116,13 @@ impl Client {
             }
             let (packet, _) = match receive(&self.socket, left) {
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => continue,
-                result => result?,
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => continue,
+                Err(error) => match self.errors()? {
+                    Errors { own: Some(own), .. } => return Err(own),
+                    Errors { of_others: true, .. } => continue,
+                    Errors { .. } => return Err(error),
+                },
+                Ok(received) => received,
             };
             // The kernel gives every raw socket the answers to all others of the same server.
             if packet.source != self.to.port() || packet.destination != self.port {
@@ -118,6 +132,71 @@ impl Client {
                 return Ok(Verdict::Broken(format!("chunk {}, tag {}", packet.chunk, packet.tag)));
             }
             return Ok(Verdict::Answer(String::from_utf8_lossy(&packet.cookie).into_owned()));
+        }
+    }
+}
+
+/// What the network has said of packets that were sent from here.
+#[derive(Debug, Default)]
+struct Errors {
+    /// Of one of this client's.
+    own: Option<io::Error>,
+    /// Of one of others: the kernel tells every raw socket of the packets of all others to the same
+    /// server.
+    of_others: bool,
+}
+
+impl Client {
+    /// Sends, however often others are told in between that nobody serves them.
+    fn send(&self, packet: &[u8], deadline: Instant) -> io::Result<()> {
+        loop {
+            let Err(error) = socket::send(self.socket.as_raw_fd(), packet, MsgFlags::empty())
+            else {
+                return Ok(());
+            };
+            match self.errors()? {
+                Errors { own: Some(own), .. } => return Err(own),
+                Errors { of_others: true, .. } if Instant::now() < deadline => {}
+                Errors { .. } => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Drops what is left of requests before.
+    fn forget_errors(&self) -> io::Result<()> {
+        self.errors().map(drop)
+    }
+
+    /// Takes all errors that wait. The kernel has kept the packet of each: its first bytes are the
+    /// source port.
+    fn errors(&self) -> io::Result<Errors> {
+        let mut errors = Errors::default();
+        loop {
+            let mut quoted = [0; 2];
+            let mut parts = [IoSliceMut::new(&mut quoted)];
+            let mut control = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
+            let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+            let message = match socket::recvmsg::<SockaddrStorage>(
+                self.socket.as_raw_fd(),
+                &mut parts,
+                Some(&mut control),
+                flags,
+            ) {
+                Err(Errno::EAGAIN) => return Ok(errors),
+                result => result?,
+            };
+            let told = message.cmsgs()?.find_map(|part| match part {
+                ControlMessageOwned::Ipv4RecvErr(told, _)
+                | ControlMessageOwned::Ipv6RecvErr(told, _) => Some(told.ee_errno),
+                _ => None,
+            });
+            let port = message.iovs().next().and_then(|bytes| bytes.try_into().ok());
+            match told {
+                Some(errno) if port.map(u16::from_be_bytes) == Some(self.port) => {
+                    errors.own = Some(io::Error::from_raw_os_error(errno.cast_signed()));
+                }
+                _ => errors.of_others = true,
+            }
         }
     }
 }
@@ -259,6 +338,22 @@ mod tests {
             damaged[3] ^= 1;
             assert_eq!(Packet::parse(&damaged), None);
         }
+    }
+
+    /// The kernel does not speak SCTP: whoever asks it is told so.
+    #[test]
+    fn errors_are_of_those_whose_packet_they_quote() {
+        // Not the client's own address: its packets would come back to its own socket.
+        let to: SocketAddr = "127.0.0.2:80".parse().expect("an address");
+        let Ok(asks) = Client::open(to, 20_001) else {
+            eprintln!("skipped: raw sockets need root");
+            return;
+        };
+        let waits = Client::open(to, 20_002).expect("a second socket");
+        let error = asks.ask(Duration::from_secs(30)).expect_err("nobody speaks SCTP");
+        assert_eq!(error.raw_os_error(), Some(libc::ENOPROTOOPT));
+        let errors = waits.errors().expect("its errors");
+        assert!(errors.own.is_none() && errors.of_others, "{errors:?}");
     }
 
     #[test]
