@@ -101,9 +101,13 @@ impl ApiClient {
         })
     }
 
-    /// Registers nodes with their status.
+    /// Registers nodes as the lab has them.
     pub fn add_nodes(&self, specs: &[NodeSpec]) -> Result<()> {
-        let nodes = specs.iter().map(manifest::node).collect::<Vec<_>>();
+        self.add_node_objects(specs.iter().map(manifest::node).collect())
+    }
+
+    /// Registers nodes with their status.
+    pub fn add_node_objects(&self, nodes: Vec<Value>) -> Result<()> {
         self.run(|client| async move {
             try_join_all(nodes.into_iter().map(|object| {
                 let api = Api::<Node>::all(client.clone());

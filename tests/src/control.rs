@@ -167,6 +167,11 @@ impl ControlPlane {
         )
     }
 
+    /// Whether the API server was started and not killed.
+    pub fn has_api_server(&self) -> bool {
+        self.children.iter().any(|(name, _)| *name == "kube-apiserver")
+    }
+
     /// Kills the API server.
     pub fn stop_api_server(&mut self) -> Result<()> {
         let index = self.children.iter().position(|(name, _)| *name == "kube-apiserver");

@@ -176,6 +176,8 @@ pub struct Lab {
     pods: Mutex<BTreeMap<String, Arc<Pod>>>,
     next_address: Mutex<HashMap<&'static str, u8>>,
     proxies: Mutex<HashMap<&'static str, Proxy>>,
+    /// What the proxies of all nodes were last started as.
+    last_start: Mutex<Option<(Kind, Vec<String>)>>,
     cluster: Cluster,
     keeper: Keeper,
 }
@@ -230,6 +232,7 @@ impl Lab {
             pods: Mutex::default(),
             next_address: Mutex::default(),
             proxies: Mutex::default(),
+            last_start: Mutex::default(),
             cluster,
             keeper,
         })
@@ -388,6 +391,14 @@ impl Lab {
         }
     }
 
+    /// Whether the API server runs.
+    pub fn has_api_server(&self) -> Result<bool> {
+        match &self.cluster {
+            Cluster::Api { control, .. } => Ok(lock(control).has_api_server()),
+            Cluster::Source(_) => bail!("this lab has no API server"),
+        }
+    }
+
     /// Starts the API server again.
     pub fn start_api_server(&self) -> Result<()> {
         match &self.cluster {
@@ -406,6 +417,7 @@ impl Lab {
 
     /// Starts a proxy with more flags, or other ones, on every node and waits until all are healthy.
     pub fn start_proxies_with(&self, kind: Kind, flags: &[String]) -> Result<()> {
+        *lock(&self.last_start) = Some((kind, flags.to_vec()));
         for node in &self.nodes {
             self.start_proxy_with(node, kind, flags)?;
         }
@@ -445,6 +457,16 @@ impl Lab {
     /// Id of the process of a node's proxy.
     pub fn proxy_pid(&self, node: &Node) -> Result<u32> {
         lock(&self.proxies).get(node.spec.name).map(Proxy::pid).context("no proxy runs")
+    }
+
+    /// What the proxies of all nodes were last started as, with which flags.
+    pub fn last_start(&self) -> Option<(Kind, Vec<String>)> {
+        lock(&self.last_start).clone()
+    }
+
+    /// Whether the lab has the proxy of a node, and it has not ended.
+    pub fn proxy_runs(&self, node: &Node) -> bool {
+        lock(&self.proxies).get_mut(node.spec.name).is_some_and(Proxy::runs)
     }
 
     /// Stops the proxies of all nodes and takes away what they leave.

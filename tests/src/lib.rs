@@ -17,6 +17,7 @@ pub mod manifest;
 pub mod pod;
 pub mod proto;
 pub mod proxy;
+pub mod renew;
 pub mod semantics;
 pub mod service;
 pub mod source;

@@ -19,7 +19,7 @@ use std::{
 /// Where the proxies answer for their health.
 const HEALTH_PORT: u16 = 10_256;
 /// How long a proxy may take to become healthy.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How long a proxy may take to end when asked.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -131,6 +131,11 @@ impl Proxy {
     /// Which proxy this is.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Whether it has not ended by itself.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Id of its process.

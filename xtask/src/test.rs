@@ -41,6 +41,8 @@ struct Total {
     reasons: Vec<String>,
     /// Names of the failed ones.
     failures: Vec<String>,
+    /// Name of each that passed only when it was run again, and why it failed before.
+    second_runs: Vec<String>,
     /// The passed test whose output is being read.
     reading: Option<String>,
 }
@@ -60,6 +62,9 @@ impl Error for Failed {}
 /// A test that finds only while it runs that it cannot run here prints this and its reason, and
 /// returns. The harness counts it as passed; here it is skipped.
 const SKIPPED: &str = "skipped: ";
+
+/// The suites in the lab run a case that fails once more, and say this when it passes then.
+const SECOND_RUN: &str = "passed at the second run: ";
 
 /// The test target of [`Suite::Differential`].
 const DIFFERENTIAL: &str = "differential";
@@ -207,6 +212,8 @@ impl Total {
                 self.skipped += 1;
             }
             return false;
+        } else if let Some(case) = line.strip_prefix(SECOND_RUN) {
+            self.second_runs.push(case.to_owned());
         } else if let Some((name, outcome)) =
             line.strip_prefix("test ").and_then(|test| test.split_once(" ... "))
         {
@@ -239,6 +246,12 @@ fn report(total: &Total, broken: &[String]) {
     for reason in &total.reasons {
         println!("skipped  {reason}");
     }
+    for case in &total.second_runs {
+        println!("{SECOND_RUN}{case}");
+    }
+    if !total.second_runs.is_empty() {
+        println!("{} of the passed needed a second run", total.second_runs.len());
+    }
     for failure in total.failures.iter().chain(broken) {
         println!("FAILED   {failure}");
     }
@@ -257,6 +270,7 @@ mod tests {
             ("test a::b ... ok", true),
             ("test c ... ignored, needs a second uplink", true),
             ("test d ... FAILED", true),
+            ("passed at the second run: e: not within 60s", true),
             ("test e ... ok", true),
             ("successes:", false),
             ("---- e stdout ----", false),
@@ -277,6 +291,7 @@ mod tests {
             skipped: 2,
             reasons: vec!["c: needs a second uplink".into(), "e: no tcx on this kernel".into()],
             failures: vec!["d".into()],
+            second_runs: vec!["e: not within 60s".into()],
             reading: None,
         };
         assert_eq!(total, expected);

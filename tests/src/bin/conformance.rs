@@ -2,14 +2,16 @@
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use lab::conformance::{self, Column, cases, report::Matrix, world::World};
+use lab::{
+    conformance::{self, Column, cases, report::Matrix, world::World},
+    suite::{self, AT_SECOND_RUN},
+};
 use std::{
     fs,
     io::{Write as _, stdout},
     path::Path,
     process::ExitCode,
 };
-use tracing_subscriber::EnvFilter;
 
 /// Run the table of Service behaviours against ours and against kube-proxy.
 #[derive(Parser)]
@@ -26,8 +28,7 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::new("warn,kube_client=off");
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    suite::log();
     match run(&Options::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -47,6 +48,9 @@ fn run(options: &Options) -> Result<bool> {
     let mut matrix = Matrix::default();
     for column in columns {
         let outcomes = conformance::run(&world, *column, &cases, |case, outcome| {
+            if let (Some(first), true) = (&outcome.first, outcome.is_good()) {
+                say(&format!("{AT_SECOND_RUN}: {}: {first}", case.name));
+            }
             let came_to = if outcome.is_good() { "ok" } else { "FAILED" };
             let seconds = outcome.time.as_secs_f64();
             say(&format!("{column} {} {came_to} ({seconds:.1} s)", case.name));

@@ -39,11 +39,22 @@ pub enum Setup {
     Range,
     /// The proxy has a name.
     Named,
+    /// Only the Node's own podCIDRs tell which clients are pods of the node.
+    NodeRanges,
+    /// The names of interfaces tell it.
+    Interfaces,
 }
 
 impl Setup {
     /// All, in the order they run.
-    pub const ALL: [Self; 4] = [Self::Usual, Self::MasqueradeAll, Self::Range, Self::Named];
+    pub const ALL: [Self; 6] = [
+        Self::Usual,
+        Self::MasqueradeAll,
+        Self::Range,
+        Self::Named,
+        Self::NodeRanges,
+        Self::Interfaces,
+    ];
 }
 
 /// What a case does next.

@@ -1,7 +1,7 @@
 //! What cases do to the cluster besides its Services: pods, Nodes and processes.
 
-use super::{trial::Trial, world::ZONE};
-use crate::{suite::eventually, topology::NodeSpec};
+use super::trial::Trial;
+use crate::{manifest, suite::eventually, topology::NodeSpec};
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
@@ -9,7 +9,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::json;
-use std::{thread, time::Duration};
+use std::{net::IpAddr, thread, time::Duration};
 
 /// How long the control plane may take to be back.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -64,23 +64,33 @@ impl Trial<'_> {
         Ok(())
     }
 
+    /// Reports other addresses of a node, as its kubelet would.
+    pub fn set_addresses(&self, node: &'static NodeSpec, [v4, v6]: [IpAddr; 2]) -> Result<()> {
+        let status = json!({"status": {"addresses": [
+            {"type": "InternalIP", "address": v4}, {"type": "InternalIP", "address": v6},
+            {"type": "Hostname", "address": node.name},
+        ]}});
+        self.lab().api()?.run(|client| async move {
+            let api = Api::<Node>::all(client);
+            api.patch_status(node.name, &PatchParams::default(), &Patch::Merge(status)).await?;
+            Ok(())
+        })
+    }
+
+    /// Registers a Node anew with other podCIDRs: those of a Node that exists nobody may change.
+    pub fn set_ranges(&self, node: &'static NodeSpec, ranges: [&str; 2]) -> Result<()> {
+        self.delete_node(node)?;
+        let mut object = manifest::node(node);
+        object["spec"] = json!({"podCIDR": ranges[0], "podCIDRs": ranges});
+        self.lab().api()?.add_node_objects(vec![object])
+    }
+
     /// Whether the process of a node's proxy runs.
     pub fn runs_on(&self, node: &NodeSpec) -> Result<()> {
         let pid = self.lab().proxy_pid(self.lab().node(node.name)?)?;
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("it has ended")?;
         let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
         ensure!(state != Some('Z'), "it has ended");
-        Ok(())
-    }
-
-    /// Registers a Node again; a proxy that has ended is started, as a kubelet would.
-    pub fn bring_back(&self, node: &'static NodeSpec) -> Result<()> {
-        self.lab().api()?.add_nodes(&[*node])?;
-        let zone = json!({"metadata": {"labels": {ZONE: "b"}}});
-        self.lab().patch_node(node.name, &zone)?;
-        if self.runs_on(node).is_err() {
-            self.restart_proxy(node)?;
-        }
         Ok(())
     }
 }

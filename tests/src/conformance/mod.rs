@@ -2,7 +2,7 @@
 //! real kube-proxy in the same lab.
 //!
 //! A [row](case) says what is in the cluster, what is asked and what must come of it, in the words of
-//! [`place`]. What ours does must be what kube-proxy does in nftables mode; where any of the four
+//! [`place`]. What ours does must be what kube-proxy does in nftables mode; where any of the
 //! columns is otherwise, the row says so with the reason, and that is checked as strictly as the rest.
 //! Rows run side by side, each with Services of its own, so that a run takes little longer than its
 //! slowest rows.
@@ -58,6 +58,11 @@ impl Column {
     /// All, in the order of the table.
     pub const ALL: [Self; 4] = [Self::Ours, Self::OursTc, Self::Nftables, Self::Iptables];
 
+    /// What all are called.
+    pub fn names() -> Vec<String> {
+        Self::ALL.iter().map(ToString::to_string).collect()
+    }
+
     /// Which proxy it is.
     pub fn kind(self) -> Kind {
         match self {
@@ -65,6 +70,16 @@ impl Column {
             Self::OursTc => Kind::Datapath { socket_lb: false, routing: "native" },
             Self::Nftables => Kind::KubeProxy("nftables"),
             Self::Iptables => Kind::KubeProxy("iptables"),
+        }
+    }
+
+    /// What it is, for people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Ours => "ours with socket hooks",
+            Self::OursTc => "ours by tc alone",
+            Self::Nftables => "the real kube-proxy in nftables mode",
+            Self::Iptables => "the real kube-proxy in iptables mode",
         }
     }
 
@@ -91,7 +106,7 @@ impl FromStr for Column {
     fn from_str(text: &str) -> Result<Self, Error> {
         match Self::ALL.into_iter().find(|column| column.to_string() == text) {
             Some(column) => Ok(column),
-            None => bail!("{text:?} is not one of ours, ours-tc, nftables, iptables"),
+            None => bail!("{text:?} is not one of {}", Self::names().join(", ")),
         }
     }
 }

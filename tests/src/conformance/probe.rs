@@ -18,7 +18,7 @@ use std::{
 };
 
 /// How long what is expected may take once the proxies have seen all changes.
-const PATIENCE: Duration = Duration::from_secs(6);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How long silence lasts until it counts.
 const SILENCE: Duration = Duration::from_millis(400);
 /// How long a refusal may take: an IPv6 client of netfilter hears of it with its second packet.

@@ -122,6 +122,11 @@ impl<'a> Trial<'a> {
         Ok(())
     }
 
+    /// Has all Nodes as they were, and seen so by their proxies.
+    pub(super) fn settle_nodes(&self) -> Result<()> {
+        self.world.settle_nodes()
+    }
+
     /// The whole name of a Service or pod of the case.
     pub fn name(&self, short: &str) -> String {
         if short.is_empty() {
@@ -144,7 +149,8 @@ impl<'a> Trial<'a> {
         }
     }
 
-    fn create(&self, name: &'static str, spec: &Value) -> Result<()> {
+    /// Creates a Service: see [`Case::service`].
+    pub fn create(&self, name: &'static str, spec: &Value) -> Result<()> {
         let number = self.world.next_entry();
         let mut object = manifest::service(&self.name(name), &json!({"ports": service_ports()}));
         let mut spec = spec.clone();

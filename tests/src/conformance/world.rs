@@ -3,15 +3,16 @@
 use super::{
     case::Setup,
     place::{
-        AWAY, AWAY_POD, ELSEWHERE, ELSEWHERE_POD, Entry, FAR, FAR_2, HOME, HOST_FAR, HOST_NEAR,
-        HOST_PORT, NEAR, NEAR_2, POD, POD_2, THIRD,
+        AWAY, AWAY_POD, ELSEWHERE, ELSEWHERE_POD, Endpoint, Entry, FAR, FAR_2, HOME, HOST_FAR,
+        HOST_NEAR, HOST_PORT, NEAR, NEAR_2, POD, POD_2, THIRD,
     },
 };
 use crate::{
     Lab,
     manifest::{POD_PORT, PodSpec},
-    proto::{Op, Proto},
+    proto::{Op, Proto, Verdict},
     proxy::Kind,
+    renew::Snapshot,
     service::Service,
     space::{lock, request},
     suite::eventually,
@@ -20,6 +21,7 @@ use crate::{
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     sync::{
         Mutex,
@@ -29,12 +31,18 @@ use std::{
 };
 
 /// How long a proxy may take to see a change.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// The ports of the Service that tells of changes seen.
 const FIRST_PORT: u16 = 1000;
 const PORTS: u16 = 1000;
 /// Label of a node's zone.
 pub const ZONE: &str = "topology.kubernetes.io/zone";
+/// The zones that have nodes.
+const ZONES: [(&NodeSpec, &str); 3] = [(HOME, "a"), (AWAY, "b"), (ELSEWHERE, "b")];
+/// The endpoints that have hints for zones.
+const HINTS: [(Endpoint, &str); 2] = [(NEAR, "a"), (FAR, "b")];
+/// Requests after which endpoints of all zones would have answered.
+const REQUESTS: u32 = 16;
 
 /// The lab with the pods that the table knows.
 #[derive(Debug)]
@@ -42,6 +50,9 @@ pub struct World {
     /// The lab.
     pub lab: Lab,
     settled: Service,
+    /// Its endpoints have hints for zones.
+    zones: Service,
+    snapshot: Snapshot,
     last: Mutex<Round>,
     /// Whether the proxies handle only what has their name.
     named: AtomicBool,
@@ -71,16 +82,20 @@ impl World {
         for pod in lab.pods() {
             serve_sctp(&lab, &pod.spec.name)?;
         }
-        for (node, zone) in [(HOME, "a"), (AWAY, "b"), (ELSEWHERE, "b")] {
+        for (node, zone) in ZONES {
             lab.patch_node(node.name, &json!({"metadata": {"labels": {ZONE: zone}}}))?;
         }
         route_entries(&lab)?;
         allow_errors(&lab)?;
         let ports = settled_ports(FIRST_PORT);
         let settled = lab.create_service("settled", &json!({"ports": ports}))?;
+        let zones = create_zones(&lab)?;
+        let snapshot = lab.snapshot()?;
         Ok(Self {
             lab,
             settled,
+            zones,
+            snapshot,
             last: Mutex::new(Round { number: 0, started: Instant::now() }),
             named: AtomicBool::new(false),
             next_entry: AtomicU8::new(1),
@@ -91,7 +106,45 @@ impl World {
     pub fn start(&self, kind: Kind, setup: Setup) -> Result<()> {
         self.lab.start_proxies_with(kind, &arguments(kind, setup))?;
         self.named.store(setup == Setup::Named && kind.is_datapath(), Ordering::Relaxed);
-        self.settle()
+        self.settle()?;
+        self.settle_nodes()
+    }
+
+    /// Puts everything back as it was before the first case.
+    pub(super) fn renew(&self) -> Result<()> {
+        self.lab.restore(&self.snapshot)?;
+        self.settle()?;
+        self.settle_nodes()
+    }
+
+    /// Has all Nodes as they were in the beginning, a proxy on each, and each proxy know its Node: no
+    /// order holds between what is seen of Nodes and of Services.
+    pub fn settle_nodes(&self) -> Result<()> {
+        self.lab.restore_nodes(&self.snapshot)?;
+        eventually(PATIENCE, || {
+            self.lab.revive_proxies()?;
+            // Proxies with a name have nothing to do with the Service.
+            if self.named.load(Ordering::Relaxed) { Ok(()) } else { self.zones_are_seen() }
+        })
+    }
+
+    fn zones_are_seen(&self) -> Result<()> {
+        for node in self.lab.nodes() {
+            let zone = ZONES.iter().find(|(spec, _)| spec.name == node.spec.name);
+            let hints = HINTS.iter().filter(|(_, hint)| zone.is_none_or(|(_, zone)| zone == hint));
+            let wanted: BTreeSet<&str> = hints.map(|(endpoint, _)| endpoint.pod).collect();
+            for family in Family::ALL {
+                let ask = request(Proto::Tcp, self.zones.at(family, 80)?, "/hostname");
+                let counts = node.space.spread(&ask, REQUESTS)?;
+                let seen: BTreeSet<&str> = counts.keys().filter_map(Verdict::answer).collect();
+                ensure!(
+                    seen == wanted && counts.len() == seen.len(),
+                    "{} has not seen its Node: {counts:?}",
+                    node.spec.name
+                );
+            }
+        }
+        Ok(())
     }
 
     /// The number of the addresses from outside for a new Service.
@@ -154,6 +207,23 @@ impl World {
     }
 }
 
+/// A Service whose endpoints tell what a proxy takes for its zone.
+fn create_zones(lab: &Lab) -> Result<Service> {
+    let ports = json!([{"name": "http", "port": 80, "targetPort": POD_PORT, "protocol": "TCP"}]);
+    let service = lab.create_service("zones", &json!({"ports": ports}))?;
+    let slices = Family::ALL.map(|family| {
+        let entries = HINTS.map(|(endpoint, zone)| {
+            let address = lab.pod(endpoint.pod)?.address.get(family);
+            Ok(endpoint.for_zone(zone).entry(address))
+        });
+        let entries = entries.into_iter().collect::<Result<Vec<_>>>()?;
+        let ports = json!([{"name": "http", "port": POD_PORT, "protocol": "TCP"}]);
+        Ok(slice(&format!("zones-{family}"), service.name(), family, &ports, &entries))
+    });
+    lab.api()?.apply_slices(slices.into_iter().collect::<Result<_>>()?)?;
+    Ok(service)
+}
+
 /// The label that gives an object to the proxy of a name.
 pub const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// The name under [`Setup::Named`].
@@ -205,6 +275,10 @@ fn arguments(kind: Kind, setup: Setup) -> Vec<String> {
         (Setup::Range, true) => &["--nodeport-addresses=172.18.0.0/16"],
         (Setup::Range, false) => &["--nodeport-addresses=172.18.0.0/16", "--cluster-cidr="],
         (Setup::Named, true) => &["--service-proxy-name=lab"],
+        (Setup::NodeRanges, _) => &["--detect-local-mode=NodeCIDR"],
+        (Setup::Interfaces, _) => {
+            &["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=veth"]
+        }
     };
     flags.iter().map(|flag| (*flag).to_owned()).collect()
 }

@@ -16,10 +16,10 @@ mod side;
 use anyhow::{Result, bail, ensure};
 use hunt::Hunt;
 use lab::{
-    control, host, proxy,
+    control,
     proxy::Kind,
     semantics::{Deviation, run},
-    suite::Suite,
+    suite,
 };
 use side::Side;
 use std::{
@@ -29,36 +29,25 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use tracing_subscriber::EnvFilter;
 
 /// How long the test runs unless it is told otherwise.
 const MINUTES: f64 = 2.0;
+const NAME: &str = "differential::kube_proxy_nftables";
 
 fn main() -> ExitCode {
-    // The client of an API server that is about to start has much to say.
-    let filter = EnvFilter::new("warn,kube_client=off");
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let mut suite = Suite::from_arguments();
-    let name = "differential::kube_proxy_nftables";
-    match unable() {
-        Some(reason) => suite.ignore(name, &reason),
-        None => suite.case(name, run),
-    }
-    suite.finish()
+    suite::main(NAME, unable, |suite| {
+        suite.case(NAME, run);
+        Ok(())
+    })
 }
 
 /// Why the test cannot run here.
 fn unable() -> Option<String> {
-    if env::var_os("DATAPATH_BIN").is_none() {
-        return Some("DATAPATH_BIN is not set: `cargo xtask test` builds and sets it".to_owned());
-    }
     let programs = control::programs().and_then(|folder| {
         ensure!(folder.join("kube-proxy").exists(), "there is no kube-proxy");
         Ok(())
     });
-    host::missing()
-        .or_else(|| programs.err().map(|error| error.to_string()))
-        .or_else(|| proxy::datapath_binary().err().map(|error| error.to_string()))
+    suite::unable().or_else(|| programs.err().map(|error| error.to_string()))
 }
 
 /// What the command line says of something.

@@ -8,7 +8,7 @@ use lab::{
     proto::Ask,
     proxy,
     proxy::Kind,
-    suite::{Suite, eventually},
+    suite::{Cases, Suite, eventually},
     topology::Family,
 };
 use serde_json::Value;
@@ -27,7 +27,7 @@ const PODS: [u32; 2] = [50, 10];
 /// What a busy machine may take for an answer.
 const ANSWER: Duration = Duration::from_secs(20);
 
-pub(crate) fn run(suite: &mut Suite, world: &World) {
+pub(crate) fn run(suite: &mut Cases<'_>, world: &World) {
     suite.case("cni::pods_are_connected_as_in_the_reference", || connected(world));
     suite.case("cni::routing_auto_goes_straight", || straight(world));
     suite.case("cni::every_pod_reaches_every_pod", || every_pod(world));

@@ -9,12 +9,12 @@ use lab::{
     proto::{Ask, Proto, Verdict},
     proxy::Kind,
     service::web,
-    suite::{Suite, eventually},
+    suite::{Cases, eventually},
     topology::Family,
 };
 use std::net::{IpAddr, SocketAddr};
 
-pub(crate) fn run(suite: &mut Suite, world: &World) {
+pub(crate) fn run(suite: &mut Cases<'_>, world: &World) {
     let host_pod = format!("host-{}", world.home.short());
     // Name in the case, place in the lab.
     let clients =
@@ -196,13 +196,9 @@ fn transfer(world: &World) -> Result<()> {
 /// The node network carries 1400 bytes, the pods believe in more: only translated ICMP errors tell
 /// both ends to send less.
 fn path_mtu(world: &World) -> Result<()> {
-    set_underlay_mtu(world, 1400)?;
+    world.set_underlay_mtu(1400)?;
     let result = small_path(world);
-    set_underlay_mtu(world, world.lab.topology().mtu)?;
-    for node in world.lab.nodes() {
-        node.space.output("ip", &["-6", "route", "flush", "cache"])?;
-        node.space.output("ip", &["route", "flush", "cache"])?;
-    }
+    world.set_underlay_mtu(world.lab.topology().mtu)?;
     result
 }
 
@@ -229,15 +225,6 @@ fn small_path(world: &World) -> Result<()> {
         checks.push(echo.map(drop).with_context(|| format!("{family} datagram")));
     }
     all(checks)
-}
-
-fn set_underlay_mtu(world: &World, mtu: u32) -> Result<()> {
-    for node in world.lab.nodes() {
-        node.space.ip(&format!("link set eth0 mtu {mtu}\n"))?;
-        let port = format!("link set p-{} mtu {mtu}\n", node.spec.short());
-        world.space("bridge")?.ip(&port)?;
-    }
-    Ok(())
 }
 
 /// Pod to pod without a Service, on one node and across.

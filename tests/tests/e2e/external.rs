@@ -9,7 +9,7 @@ use lab::{
     proto::Verdict,
     service::{Service, web_ports},
     space::Space,
-    suite::{Suite, eventually},
+    suite::{Cases, eventually},
     topology::{Family, OUTSIDE},
 };
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ const EXTERNAL: [&str; 2] = ["203.0.113.250", "2001:db8::250"];
 /// The same for the load balancer.
 const VIP: [&str; 2] = ["203.0.113.10", "2001:db8::10"];
 
-pub(crate) fn run(suite: &mut Suite, world: &World) {
+pub(crate) fn run(suite: &mut Cases<'_>, world: &World) {
     suite.case("nodeport::cluster_policy", || node_port(world));
     suite.case("nodeport::local_policy", || node_port_local(world));
     suite.case("nodeport::without_endpoints_is_rejected", || node_port_empty(world));

@@ -6,7 +6,7 @@ use lab::{
     manifest::{HostPort, POD_PORT, PodSpec},
     proto::Proto,
     proxy::Kind,
-    suite::{Suite, eventually},
+    suite::{Cases, eventually},
     topology::{Family, OUTSIDE},
 };
 use std::{
@@ -21,7 +21,7 @@ const PORT: u16 = 54_321;
 /// but different hostIP and protocol".
 const UPSTREAM: u16 = 54_323;
 
-pub(crate) fn run(suite: &mut Suite, world: &World) {
+pub(crate) fn run(suite: &mut Cases<'_>, world: &World) {
     // kube-proxy has no part in host ports.
     if !world.kind.is_datapath() {
         return;

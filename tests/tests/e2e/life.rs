@@ -8,7 +8,7 @@ use lab::{
     manifest::PodSpec,
     proto::Verdict,
     service::{Service, web},
-    suite::{Suite, eventually},
+    suite::{Cases, Suite, eventually},
     topology::Family,
 };
 use nix::sched::{CloneFlags, setns};
@@ -20,13 +20,13 @@ use std::{
 };
 
 /// How long a UDP client may have to ask again after its backend has gone from the API.
-const MOVE: Duration = Duration::from_secs(5);
+const MOVE: Duration = Duration::from_secs(30);
 /// How often the agent is killed under load.
 const KILLS: u32 = 10;
 /// Requests a second meanwhile.
 const RATE: u32 = 1000;
 
-pub(crate) fn run(suite: &mut Suite, world: &World) {
+pub(crate) fn run(suite: &mut Cases<'_>, world: &World) {
     suite.case("endpoints::readiness", || readiness(world));
     suite.case("endpoints::terminating_as_last_resort", || terminating(world));
     suite.case("endpoints::udp_moves_to_a_live_backend", || udp_moves(world));

@@ -16,28 +16,16 @@ mod world;
 
 use anyhow::{Context as _, Result};
 use lab::{
-    cni, control, host, proxy,
+    cni,
     proxy::Kind,
-    suite::Suite,
+    suite::{self, Suite},
     topology::{ALONE, CALICO, MYK8S, Topology, Wiring},
 };
 use std::{env, process::ExitCode};
-use tracing_subscriber::EnvFilter;
 use world::World;
 
 fn main() -> ExitCode {
-    // The client of an API server that is away on purpose has much to say.
-    let filter = EnvFilter::new("warn,kube_client=off");
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let mut suite = Suite::from_arguments();
-    if let Some(reason) = unable() {
-        suite.ignore("e2e", &reason);
-        return suite.finish();
-    }
-    if let Err(error) = run(&mut suite) {
-        suite.case("lab", || Err(error));
-    }
-    suite.finish()
+    suite::main("e2e", suite::unable, run)
 }
 
 fn run(suite: &mut Suite) -> Result<()> {
@@ -68,38 +56,30 @@ fn run_cluster(suite: &mut Suite, topology: &'static Topology, kinds: &[Kind]) -
             world.lab.start_proxies(kind)?;
         }
         world.settle()?;
+        let renew = || world.renew();
+        let mut cases = suite.cases(&renew);
         if alone {
-            alone::run(suite, &world);
+            alone::run(&mut cases, &world);
             life::clean(suite, &world)?;
             alone::clean(suite, &world);
             continue;
         }
-        connect::run(suite, &world);
-        external::run(suite, &world);
-        host_ports::run(suite, &world);
-        stale::run(suite, &world);
-        life::run(suite, &world);
+        connect::run(&mut cases, &world);
+        external::run(&mut cases, &world);
+        host_ports::run(&mut cases, &world);
+        stale::run(&mut cases, &world);
+        life::run(&mut cases, &world);
         if Kind::TUNNELS.contains(&kind) {
-            tunnel::run(suite, &world);
+            tunnel::run(&mut cases, &world);
         }
         if kind == Kind::MODES[0] || !kind.is_datapath() {
-            scale::run(suite, &world);
+            scale::run(&mut cases, &world);
         }
         life::clean(suite, &world)?;
     }
     suite.group(topology.name);
     suite.case("lab::down", || world.lab.down());
     Ok(())
-}
-
-/// Why the suite cannot run here.
-fn unable() -> Option<String> {
-    if env::var_os("DATAPATH_BIN").is_none() {
-        return Some("DATAPATH_BIN is not set: `cargo xtask test` builds and sets it".to_owned());
-    }
-    host::missing()
-        .or_else(|| control::programs().err().map(|error| error.to_string()))
-        .or_else(|| proxy::datapath_binary().err().map(|error| error.to_string()))
 }
 
 /// The proxies to test. The modes with tunnels are tested in full only: a cluster more, which takes

@@ -10,7 +10,7 @@ use kube::{
 use lab::{
     manifest::{self, POD_PORT},
     proxy,
-    suite::{Suite, eventually},
+    suite::{Cases, eventually},
 };
 use serde_json::{Value, json};
 use std::{
@@ -25,7 +25,7 @@ const LATENCY: Duration = Duration::from_secs(1);
 /// What the agent's memory must stay below, in KiB.
 const MEMORY_KIB: u64 = 60 << 10;
 
-pub(crate) fn run(suite: &mut Suite, world: &World) {
+pub(crate) fn run(suite: &mut Cases<'_>, world: &World) {
     suite.case("scale::a_thousand_services", || {
         let names: Vec<_> = (0..COUNT).map(|index| format!("scale-{index}")).collect();
         let result = thousand(world, &names);

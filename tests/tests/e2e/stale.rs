@@ -8,7 +8,7 @@ use lab::{
     proxy::Kind,
     service::{Service, web_ports},
     space::Socket,
-    suite::{Suite, eventually},
+    suite::{Cases, eventually},
     topology::{Family, OUTSIDE},
 };
 use serde_json::json;
@@ -18,9 +18,9 @@ use std::{net::SocketAddr, time::Duration};
 const ANSWER: Duration = Duration::from_millis(300);
 /// How long a client may be left without word of a pod that is gone: the time of some
 /// retransmissions, not that of a connection that hangs.
-const WORD: Duration = Duration::from_secs(5);
+const WORD: Duration = Duration::from_secs(30);
 
-pub(crate) fn run(suite: &mut Suite, world: &World) {
+pub(crate) fn run(suite: &mut Cases<'_>, world: &World) {
     // kube-proxy is known to fail all of these (kubernetes#139628, #141371, #102631).
     if !world.kind.is_datapath() {
         return;
@@ -104,9 +104,11 @@ fn ends_with_its_node_port(world: &World) -> Result<()> {
     world.lab.patch_service(service.name(), &json!({"spec": {"type": "ClusterIP"}}))?;
     let closed = all(outside.iter().map(silent));
     let open = all(inside.iter().map(|(title, socket)| {
-        let verdict = socket.ask_within("hostname", ANSWER)?;
-        ensure!(verdict.answer().is_some(), "{title}: {verdict}");
-        Ok(())
+        eventually(PATIENCE, || {
+            let verdict = socket.ask_within("hostname", ANSWER)?;
+            ensure!(verdict.answer().is_some(), "{title}: {verdict}");
+            Ok(())
+        })
     }));
     world.lab.delete_service(service.name())?;
     world.lab.delete_pod("udp-closes")?;

@@ -7,7 +7,7 @@ use lab::{
     manifest::POD_PORT,
     proxy,
     proxy::Kind,
-    suite::{Suite, eventually},
+    suite::{Cases, eventually},
     topology::Family,
 };
 use serde_json::Value;
@@ -18,7 +18,7 @@ const START: Duration = Duration::from_millis(700);
 /// Bytes of the IP packet of a ping.
 const PING: u64 = 84;
 
-pub(crate) fn run(suite: &mut Suite, world: &World) {
+pub(crate) fn run(suite: &mut Cases<'_>, world: &World) {
     suite.case("tunnel::every_pod_reaches_every_pod", || every_pod(world));
     suite.case("tunnel::is_on_the_wire_where_the_mode_says", || on_the_wire(world));
     suite.case("tunnel::fits_the_underlay_to_the_byte", || sizes(world));

@@ -6,6 +6,7 @@ use lab::{
     manifest::{HOST_POD_PORT, POD_PORT, PodSpec},
     proto::{Ask, Proto, Verdict},
     proxy::Kind,
+    renew::Snapshot,
     service::{Service, web, web_ports},
     space::{Space, request},
     suite::eventually,
@@ -15,7 +16,7 @@ use serde_json::json;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 /// How long a change may take to reach every node where no case says otherwise.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 /// The pod that most requests come from; the Service `itself` leads back to it.
 pub(crate) const CLIENT: &str = "client";
 /// A backend of a Service that has only this one, seen from the node of [`CLIENT`].
@@ -42,6 +43,8 @@ pub(crate) struct World {
     pub(crate) web: Service,
     /// No endpoints at all.
     pub(crate) empty: Service,
+    /// All that.
+    snapshot: Snapshot,
 }
 
 /// One way to ask: TCP, UDP from an unconnected and from a connected socket.
@@ -114,7 +117,33 @@ impl World {
         let web = lab.create_service("web", &web("web"))?;
         let empty = service("empty", POD_PORT)?;
         service("host", HOST_POD_PORT)?;
-        Ok(Self { lab, kind, home, away, targets, web, empty })
+        let snapshot = lab.snapshot()?;
+        Ok(Self { lab, kind, home, away, targets, web, empty, snapshot })
+    }
+
+    /// Puts everything back as it was before the first case.
+    pub(crate) fn renew(&self) -> Result<()> {
+        self.set_underlay_mtu(self.lab.topology().mtu)?;
+        if self.kind.is_datapath() {
+            for node in self.lab.nodes() {
+                node.space.output("nft", &["flush", "ruleset"])?;
+            }
+        }
+        self.lab.restore(&self.snapshot)?;
+        self.settle()
+    }
+
+    /// Sets what the network between the nodes carries.
+    pub(crate) fn set_underlay_mtu(&self, mtu: u32) -> Result<()> {
+        for node in self.lab.nodes() {
+            node.space.ip(&format!("link set eth0 mtu {mtu}\n"))?;
+            let port = format!("link set p-{} mtu {mtu}\n", node.spec.short());
+            self.space("bridge")?.ip(&port)?;
+            // What was learnt of paths.
+            node.space.output("ip", &["-6", "route", "flush", "cache"])?;
+            node.space.output("ip", &["route", "flush", "cache"])?;
+        }
+        Ok(())
     }
 
     /// Waits until every node answers for every Service that has a backend.
