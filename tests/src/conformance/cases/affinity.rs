@@ -3,7 +3,7 @@
 use super::super::{
     case::{Case, case, reach},
     place::{
-        CLUSTER_IP, EXTERNAL_IP, Endpoint, FAR, FAR_2, HOME, NEAR, NEAR_2, NODE, NODE_PORT,
+        CLUSTER_IP, Client, EXTERNAL_IP, Endpoint, FAR, FAR_2, HOME, NEAR, NEAR_2, NODE, NODE_PORT,
         OUTSIDE_CLIENT, POD, POD_2, SCTP, TCP, THIRD, Target, UDP, VIP, WAYS, Way,
     },
     trial::Trial,
@@ -17,8 +17,8 @@ use std::{collections::BTreeSet, sync::Mutex, thread, time::Duration};
 const FOUR: &[Endpoint] = &[NEAR, NEAR_2, FAR, FAR_2];
 /// Ways that do not share an affinity: each protocol's port is a port of its own.
 const PROTOCOLS: &[Way] = &[TCP, UDP, SCTP];
-/// Timeout of the cases about it, in seconds.
-const SHORT: u64 = 2;
+/// Timeout of the cases about it, in seconds: half of it is what a busy machine may lose.
+const SHORT: u64 = 8;
 
 pub(super) fn cases() -> Vec<Case> {
     let sticky = json!({"sessionAffinity": "ClientIP"});
@@ -65,13 +65,12 @@ pub(super) fn cases() -> Vec<Case> {
             "affinity-timeout",
             "It ends when its time has passed without a new connection",
         )
-        .service(json!({
-            "sessionAffinity": "ClientIP",
-            "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": SHORT}},
-        }))
+        .service(short(&json!({})))
         .endpoints(FOUR)
-        .check("it lasts beyond its time while connections come", lasts)
-        .check("it is gone after its time without them", ends),
+        .check("it lasts beyond its time while connections come", |trial| {
+            lasts(trial, POD, CLUSTER_IP)
+        })
+        .check("it is gone after its time without them", |trial| ends(trial, POD, CLUSTER_IP)),
         case("1.5", "affinity-switched", "Affinity switched on and off live")
             .service(json!({"type": "NodePort"}))
             .endpoints(FOUR)
@@ -122,11 +121,7 @@ fn frontends() -> Value {
 }
 
 /// The endpoint that a client gets by each protocol and family.
-fn choices(
-    trial: &Trial<'_>,
-    client: super::super::place::Client,
-    target: Target,
-) -> Result<Vec<String>> {
+fn choices(trial: &Trial<'_>, client: Client, target: Target) -> Result<Vec<String>> {
     let mut choices = Vec::new();
     for family in Family::ALL {
         for way in PROTOCOLS {
@@ -139,31 +134,41 @@ fn choices(
 /// Whether two clients get the same endpoint, for each protocol and family.
 fn agreement(
     trial: &Trial<'_>,
-    one: (super::super::place::Client, Target),
-    other: (super::super::place::Client, Target),
+    one: (Client, Target),
+    other: (Client, Target),
 ) -> Result<BTreeSet<bool>> {
     let (one, other) = (choices(trial, one.0, one.1)?, choices(trial, other.0, other.1)?);
     Ok(one.iter().zip(&other).map(|(one, other)| one == other).collect())
 }
 
-fn lasts(trial: &Trial<'_>) -> Result<()> {
+/// Affinity that ends soon.
+pub(super) fn short(more: &Value) -> Value {
+    let mut spec = json!({
+        "sessionAffinity": "ClientIP",
+        "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": SHORT}},
+    });
+    crate::manifest::merge(&mut spec, more);
+    spec
+}
+
+pub(super) fn lasts(trial: &Trial<'_>, client: Client, target: Target) -> Result<()> {
     trial.everywhere(PROTOCOLS, |family, way| {
-        let first = trial.only(POD, way, CLUSTER_IP, family, 3)?;
-        for _ in 0..2 * SHORT {
+        let first = trial.only(client, way, target, family, 3)?;
+        for _ in 0..3 {
             thread::sleep(Duration::from_secs(SHORT) / 2);
-            let next = trial.only(POD, way, CLUSTER_IP, family, 1)?;
+            let next = trial.only(client, way, target, family, 1)?;
             ensure!(first == next, "{first}, then {next}");
         }
         Ok(())
     })
 }
 
-/// The chance to get the same endpoint of four seven times again is one in 16,000.
-fn ends(trial: &Trial<'_>) -> Result<()> {
+/// The chance to get the same endpoint of three eleven times again is one in 177,000.
+pub(super) fn ends(trial: &Trial<'_>, client: Client, target: Target) -> Result<()> {
     let seen = Mutex::new(BTreeSet::new());
-    for _ in 0..8 {
+    for _ in 0..12 {
         trial.everywhere(&[TCP], |family, way| {
-            let name = trial.only(POD, way, CLUSTER_IP, family, 1)?;
+            let name = trial.only(client, way, target, family, 1)?;
             crate::space::lock(&seen).insert((family, name));
             Ok(())
         })?;

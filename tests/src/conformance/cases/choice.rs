@@ -97,6 +97,11 @@ fn topology() -> Vec<Case> {
             .expect(&[POD, NODE], CLUSTER_IP, reach(&[NEAR]))
             .expect(&[AWAY_POD], CLUSTER_IP, reach(&[FAR]))
             .expect(&[ELSEWHERE_POD], CLUSTER_IP, reach(&[NEAR_2])),
+        case("1.3", "node-hints-elsewhere", "No hint names the client's node: zones count")
+            .service(json!({}))
+            .endpoints(&[near.for_node(AWAY), far.for_node(AWAY)])
+            .expect(&[POD, NODE], CLUSTER_IP, reach(&[NEAR]))
+            .expect(&[AWAY_POD], CLUSTER_IP, reach(&[NEAR, FAR])),
         case("1.3", "node-hints-incomplete", "One endpoint without node hint: zones count")
             .service(json!({}))
             .endpoints(&[near.for_node(AWAY), NEAR_2.for_zone("a"), far.for_node(AWAY)])

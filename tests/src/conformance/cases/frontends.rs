@@ -9,8 +9,16 @@ use super::super::{
         POD, SCTP, TCP, UDP, VIP, WAYS,
     },
 };
-use crate::topology::{Family, OUTSIDE_ADDRESS};
+use crate::{
+    suite::eventually,
+    topology::{Family, OUTSIDE_ADDRESS},
+};
+use anyhow::ensure;
 use serde_json::{Value, json};
+use std::time::Duration;
+
+/// How long a change may take to show.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(super) fn cases() -> Vec<Case> {
     [addresses(), node_ports(), load_balancers()].into_iter().flatten().collect()
@@ -54,6 +62,38 @@ fn addresses() -> Vec<Case> {
             .patch(json!({"spec": {"externalIPs": null}}))
             .expect(&[POD, NODE, OUTSIDE_CLIENT], EXTERNAL_IP, silence())
             .expect(&[POD], CLUSTER_IP, reach(&[NEAR])),
+        case(
+            "1.2",
+            "external-ip-twice",
+            "Two Services claim an address: one serves it, ours the older",
+        )
+        .service(json!({"externalIPs": true}))
+        .endpoints(&[NEAR])
+        .expect(&[POD], EXTERNAL_IP, masked(&[NEAR]))
+        .then("another Service claims it", |trial| {
+            let taken = trial.service("")?.value()["spec"]["externalIPs"].clone();
+            trial.create("second", &json!({"externalIPs": taken}))?;
+            trial.set_endpoints("second", &[FAR])
+        })
+        .expect(&[POD], CLUSTER_IP.of("second"), reach(&[FAR]))
+        .check("one of the two answers", |trial| {
+            trial.everywhere(&[TCP, SCTP], |family, way| {
+                let name = trial.only(POD, way, EXTERNAL_IP, family, 12)?;
+                let older = name == NEAR.pod;
+                ensure!(older || !trial.column().is_ours(), "{name} answers");
+                Ok(())
+            })
+        })
+        .delete()
+        .check("then the other", |trial| {
+            trial.everywhere(&[TCP, SCTP], |family, way| {
+                eventually(PATIENCE, || {
+                    let name = trial.only(POD, way, EXTERNAL_IP, family, 12)?;
+                    ensure!(name == FAR.pod, "{name} answers");
+                    Ok(())
+                })
+            })
+        }),
         case(
             "1.2",
             "external-ip-other-port",
@@ -143,7 +183,7 @@ fn node_ports() -> Vec<Case> {
             let port = trial.service("")?.node_port(0)?;
             let node = trial.lab().node(super::super::place::HOME.name)?;
             let listening = node.space.output("ss", &["-ltnuH", &format!("sport = :{port}")])?;
-            anyhow::ensure!(listening.trim().is_empty(), "{listening}");
+            ensure!(listening.trim().is_empty(), "{listening}");
             Ok(())
         })
         .delete()

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 /// How long a change may take to show.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(super) fn cases() -> Vec<Case> {
     [services(), proxies()].into_iter().flatten().collect()
@@ -51,10 +51,18 @@ fn services() -> Vec<Case> {
             .check("the same for every path", |trial| {
                 service_health(trial, HOME, "/any/path?at=all", 200).map(drop)
             })
+            .check("at the addresses of node ports only", |trial| {
+                let url = service_url(trial, HOME, "/")?;
+                let gateway = HOME.pod(1).v4.to_string();
+                let to = url.replace(&HOME.address().v4.to_string(), &gateway);
+                let to = to.trim_start_matches("http://").trim_end_matches('/').parse()?;
+                let verdict = trial.lab().space(POD.space)?.http(to, "/")?;
+                ensure!(verdict == Verdict::Refused, "at {to}: {verdict}");
+                Ok(())
+            })
             .endpoints(&[NEAR.draining(), FAR])
             .check("terminating endpoints do not count", |trial| {
-                service_health(trial, HOME, "/", 503)?;
-                service_health(trial, AWAY, "/", 200).map(drop)
+                service_codes(trial, 503, 200)
             })
             .expect(&[OUTSIDE_CLIENT], NODE_PORT, reach(&[NEAR])),
         case("1.7", "health-check-closes", "The port closes with the policy Local")
@@ -62,16 +70,7 @@ fn services() -> Vec<Case> {
             .endpoints(&[NEAR])
             .check("open with policy Local", |trial| service_health(trial, HOME, "/", 200).map(drop))
             .patch_and_remember(json!({"spec": {"externalTrafficPolicy": "Cluster"}}))
-            .check("closed with policy Cluster", |trial| {
-                let url = service_url(trial, HOME, "/")?;
-                let space = trial.lab().space(OUTSIDE)?;
-                let to = url.trim_start_matches("http://").trim_end_matches('/').parse()?;
-                eventually(PATIENCE, || {
-                    let verdict = space.http(to, "/")?;
-                    ensure!(verdict == Verdict::Refused, "{verdict}");
-                    Ok(())
-                })
-            }),
+            .check("closed with policy Cluster", service_health_closed),
         case("1.7", "no-health-check", "Only type LoadBalancer with policy Local has one")
             .service(json!({"type": "NodePort", "externalTrafficPolicy": "Local"}))
             .endpoints(&[NEAR])
@@ -128,12 +127,7 @@ fn proxies() -> Vec<Case> {
         .then("no taint", |trial| taint(trial, &json!(null)))
         .check("both say 200", |trial| codes(trial, 200, 200)),
         case("1.8", "proxy-mode", "/proxyMode on port 10249")
-            .check("200 and a word", |trial| {
-                let page = fetch(trial, HOME.name, "http://127.0.0.1:10249/proxyMode")?;
-                page.is(200)?;
-                ensure!(!page.body.trim().is_empty(), "no mode");
-                Ok(())
-            })
+            .check("200 and a word", urls)
             .check("the word is that of ours, `ebpf`", |trial| {
                 let page = fetch(trial, HOME.name, "http://127.0.0.1:10249/proxyMode")?;
                 ensure!(page.body.trim() == "ebpf", "{:?}", page.body);
@@ -173,6 +167,35 @@ fn proxies() -> Vec<Case> {
             })
             .expect(&[POD], CLUSTER_IP, super::super::case::silence()),
     ]
+}
+
+/// The pages that say whether a proxy works, and as what.
+pub(super) fn urls(trial: &Trial<'_>) -> Result<()> {
+    let page = fetch(trial, HOME.name, "http://127.0.0.1:10256/healthz")?;
+    page.is(200)?;
+    ensure!(page.body.contains("lastUpdated"), "{:?}", page.body);
+    let page = fetch(trial, HOME.name, "http://127.0.0.1:10249/proxyMode")?;
+    page.is(200)?;
+    ensure!(!page.body.trim().is_empty(), "no mode");
+    Ok(())
+}
+
+/// Waits until the health checks of the Service have these codes on the clients' node and on another.
+pub(super) fn service_codes(trial: &Trial<'_>, here: u16, there: u16) -> Result<()> {
+    service_health(trial, HOME, "/", here)?;
+    service_health(trial, AWAY, "/", there).map(drop)
+}
+
+/// Waits until nobody listens for health checks of the Service as it was.
+pub(super) fn service_health_closed(trial: &Trial<'_>) -> Result<()> {
+    let url = service_url(trial, HOME, "/")?;
+    let space = trial.lab().space(OUTSIDE)?;
+    let to = url.trim_start_matches("http://").trim_end_matches('/').parse()?;
+    eventually(PATIENCE, || {
+        let verdict = space.http(to, "/")?;
+        ensure!(verdict == Verdict::Refused, "{verdict}");
+        Ok(())
+    })
 }
 
 /// Metrics of kube-proxy that mean the same in any proxy.

@@ -59,6 +59,10 @@ fn sources() -> Vec<Case> {
         .endpoints(&[FAR])
         .expect(&[POD], NODE_PORT, reach(&[FAR]))
         .but(KUBE_PROXY, silence(), UNKNOWN),
+        detected("local-by-node-ranges", "detectLocalMode NodeCIDR: pods of the node's own ranges")
+            .under(Setup::NodeRanges),
+        detected("local-by-interface", "detectLocalMode InterfaceNamePrefix: what comes from pods")
+            .under(Setup::Interfaces),
         case(
             "1.6",
             "external-cluster-source",
@@ -94,6 +98,17 @@ fn sources() -> Vec<Case> {
             .expect(&[POD], VIP, masked(&[ITSELF]))
             .but_for(POD, &[TCP, UDP], SOCKETS, reach(&[ITSELF]), ITSELF_DIRECTLY),
     ]
+}
+
+/// Who is a pod of the node, where other pods are not.
+fn detected(name: &'static str, title: &'static str) -> Case {
+    case("1.6", name, title)
+        .service(json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local"}))
+        .endpoints(&[NEAR, FAR])
+        .expect(&[POD, AWAY_POD], CLUSTER_IP, reach(&[NEAR, FAR]))
+        .expect(&[NODE, OUTSIDE_CLIENT], CLUSTER_IP, masked(&[NEAR, FAR]))
+        .expect(&[POD], NODE_PORT, reach(&[NEAR, FAR]))
+        .expect(&[POD], AWAY_NODE_PORT, reach(&[FAR]))
 }
 
 /// Backends that are the node itself, and ports used twice.

@@ -2,6 +2,7 @@
 
 mod affinity;
 mod choice;
+mod cluster;
 mod flows;
 mod frontends;
 mod health;
@@ -17,7 +18,7 @@ pub use upstream::NOT_APPLICABLE;
 
 /// The whole table, in the order of the reference.
 pub fn all() -> Vec<Case> {
-    [
+    let mut cases: Vec<Case> = [
         objects::cases(),
         frontends::cases(),
         choice::cases(),
@@ -27,11 +28,19 @@ pub fn all() -> Vec<Case> {
         health::cases(),
         flows::cases(),
         nodes::cases(),
+        cluster::cases(),
         upstream::cases(),
     ]
     .into_iter()
     .flatten()
-    .collect()
+    .collect();
+    cases.sort_by_key(|case| number(case.section));
+    cases
+}
+
+/// A section as its numbers.
+fn number(section: &str) -> Vec<u32> {
+    section.split('.').map(|part| part.parse().unwrap_or(u32::MAX)).collect()
 }
 
 /// The cases that have one of the words in their name, section or title; all without words.

@@ -207,6 +207,19 @@ fn slices() -> Vec<Case> {
                 trial.put_addresses(&[NEAR, FAR])
             })
             .expect(&[POD, NODE], CLUSTER_IP, reach(&[NEAR])),
+        case("1.1", "no-node-name", "An endpoint without `nodeName` is local to no node")
+            .service(json!({"internalTrafficPolicy": "Local"}))
+            .then("a slice with such an endpoint", |trial| {
+                for family in Family::ALL {
+                    let ip = trial.lab().pod(NEAR.pod)?.address.get(family);
+                    let name = format!("nowhere-{family}");
+                    trial.put_raw(&name, family, &[json!({"addresses": [ip]})], &json!({}))?;
+                }
+                Ok(())
+            })
+            .expect(&[POD, NODE], CLUSTER_IP, silence())
+            .patch(json!({"spec": {"internalTrafficPolicy": "Cluster"}}))
+            .expect(&[POD, NODE], CLUSTER_IP, reach(&[NEAR])),
         case("1.1", "condition-defaults", "`ready` unset is true, `serving` unset is true")
             .service(json!({}))
             .endpoints(&[NEAR.conditions([NIL, NIL, NIL]), FAR.unready()])

@@ -38,7 +38,20 @@ pub const NOT_APPLICABLE: &[(&str, &str)] = &[
         "hostport.go: validates that there is no conflict between pods with same hostPort but different hostIP and protocol",
         "the portmap plugin's part, not kube-proxy's; ours has it in the suite `e2e` (`host_port`)",
     ),
+    (
+        "localhost_nodeports.go: should spread over the endpoints of all nodes, should have session \
+         affinity",
+        "`node-port-localhost` has them; affinity is by the client's address whatever the frontend",
+    ),
+    (
+        "service_cidrs.go: should create Services and serve on different Service CIDRs",
+        "`service-range-added` has it, and what becomes of the addresses that no Service has",
+    ),
     ("dual_stack.go: all", "every case of this table runs over both families"),
+    (
+        "funny_ips.go: should be able to use a Service with a leading-zero IPv4 address",
+        "only how the API server reads addresses: it stores none with leading zeros any more",
+    ),
     ("service_latency.go: should not be very high", "measures the control plane"),
     (
         "endpointslice.go, endpointslicemirroring.go, endpoints.go: controllers",

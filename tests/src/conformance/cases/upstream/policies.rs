@@ -10,11 +10,16 @@ use super::super::super::{
     trial::Trial,
     world::PROXY_NAME,
 };
+use super::super::{
+    affinity::{ends, lasts, short},
+    health,
+};
+use crate::topology::OUTSIDE_ADDRESS;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 pub(super) fn cases() -> Vec<Case> {
-    [affinity(), labels(), local(), fallback(), balanced(), distribution()]
+    [affinity(), labels(), local(), fallback(), balanced(), esipp(), distribution()]
         .into_iter()
         .flatten()
         .collect()
@@ -46,6 +51,24 @@ fn affinity() -> Vec<Case> {
         .service(sticky("NodePort"))
         .endpoints(THREE)
         .check("15 requests, one endpoint", |trial| sticks(trial, NODE_PORT)),
+        case(
+            "2",
+            "up-affinity-timeout",
+            "should have session affinity timeout work for service with type clusterIP",
+        )
+        .service(short(&json!({})))
+        .endpoints(THREE)
+        .check("one endpoint until it ends", |trial| lasts(trial, POD, CLUSTER_IP))
+        .check("then others", |trial| ends(trial, POD, CLUSTER_IP)),
+        case(
+            "2",
+            "up-affinity-timeout-node-port",
+            "should have session affinity timeout work for NodePort service",
+        )
+        .service(short(&json!({"type": "NodePort"})))
+        .endpoints(THREE)
+        .check("one endpoint until it ends", |trial| lasts(trial, OUTSIDE_CLIENT, NODE_PORT))
+        .check("then others", |trial| ends(trial, OUTSIDE_CLIENT, NODE_PORT)),
         case(
             "2",
             "up-affinity-switch",
@@ -206,6 +229,8 @@ fn terminate(trial: &Trial<'_>) -> Result<()> {
 
 fn balanced() -> Vec<Case> {
     let local = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local"});
+    let own = OUTSIDE_ADDRESS;
+    let ranges = [format!("{}/32", own.v4), format!("{}/128", own.v6)];
     vec![
         case(
             "2",
@@ -238,6 +263,55 @@ fn balanced() -> Vec<Case> {
         .service(json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false}))
         .endpoints(&[NEAR])
         .expect(&[OUTSIDE_CLIENT, POD], VIP, masked(&[NEAR])),
+        case(
+            "2",
+            "up-lb-source-ranges",
+            "should only allow access from service loadbalancer source ranges [Slow]",
+        )
+        .service(json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ranges}))
+        .endpoints(&[NEAR])
+        .expect(&[OUTSIDE_CLIENT], VIP, masked(&[NEAR]))
+        .expect(&[POD], VIP, silence())
+        .patch(json!({"spec": {
+            "loadBalancerSourceRanges": ["10.10.0.0/16", "fd00:10:10::/48"],
+        }}))
+        .expect(&[OUTSIDE_CLIENT], VIP, silence())
+        .expect(&[POD], VIP, masked(&[NEAR])),
+        case(
+            "2",
+            "up-lb-affinity",
+            "should have session affinity work for LoadBalancer service with Local and Cluster traffic \
+             policy",
+        )
+        .service(json!({"type": "LoadBalancer", "sessionAffinity": "ClientIP"}))
+        .endpoints(&[NEAR, NEAR_2, FAR, FAR_2])
+        .check("Cluster: one endpoint", |trial| one_by_vip(trial, &[NEAR, NEAR_2, FAR, FAR_2]))
+        .patch(json!({"spec": {"externalTrafficPolicy": "Local"}}))
+        .check("Local: one endpoint of the node", |trial| one_by_vip(trial, &[NEAR, NEAR_2])),
+        case(
+            "2",
+            "up-health-check-changes",
+            "should implement NodePort and HealthCheckNodePort correctly when ExternalTrafficPolicy \
+             changes",
+        )
+        .service(local)
+        .endpoints(&[NEAR])
+        .expect(&[OUTSIDE_CLIENT], NODE_PORT, reach(&[NEAR]))
+        .expect(&[OUTSIDE_CLIENT], AWAY_NODE_PORT, silence())
+        .check("the health check tells the nodes apart", |trial| {
+            health::service_codes(trial, 200, 503)
+        })
+        .patch_and_remember(json!({"spec": {"externalTrafficPolicy": "Cluster"}}))
+        .expect(&[OUTSIDE_CLIENT], NODE_PORT, masked(&[NEAR]))
+        .expect(&[OUTSIDE_CLIENT], AWAY_NODE_PORT, masked(&[NEAR]))
+        .check("there is no health check", health::service_health_closed),
+    ]
+}
+
+/// External sources are preserved.
+fn esipp() -> Vec<Case> {
+    let local = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local"});
+    vec![
         case("2", "up-esipp", "ESIPP: should work for type=LoadBalancer")
             .service(local.clone())
             .endpoints(&[NEAR, FAR])
@@ -270,6 +344,15 @@ fn balanced() -> Vec<Case> {
         .patch(json!({"spec": {"externalTrafficPolicy": "Local"}}))
         .expect(&[OUTSIDE_CLIENT], VIP, reach(&[NEAR])),
     ]
+}
+
+/// The client outside gets one of these by the load balancer's address, and always that.
+fn one_by_vip(trial: &Trial<'_>, of: &[Endpoint]) -> Result<()> {
+    trial.everywhere(WAYS, |family, way| {
+        let name = trial.only(OUTSIDE_CLIENT, way, VIP, family, 12)?;
+        ensure!(of.iter().any(|endpoint| endpoint.pod == name), "{name} answers");
+        Ok(())
+    })
 }
 
 /// Hints as the real controller gives them.
