@@ -178,6 +178,8 @@ impl core::fmt::Debug for Protocol {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self.name() {
             Some(name) => f.write_str(name),
+            None if *self == Self::ICMP => f.write_str("ICMP"),
+            None if *self == Self::ICMPV6 => f.write_str("ICMPv6"),
             None => write!(f, "{}", self.0),
         }
     }

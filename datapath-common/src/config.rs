@@ -36,6 +36,9 @@ impl ConfigFlags {
     /// stands in `ROUTES`, dropped otherwise.
     pub const TUNNELS: Self = Self(1 << 8);
 
+    /// What pods of this node send out of the cluster leaves with the node's address.
+    pub const MASQUERADE_OUTSIDE: Self = Self(1 << 9);
+
     /// Whether all bits of `other` are set.
     #[inline(always)]
     pub const fn has(self, other: Self) -> bool {

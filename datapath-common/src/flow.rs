@@ -39,7 +39,8 @@ impl Tuple {
     }
 }
 
-/// The ports of a packet, as they stand at the start of its TCP, UDP or SCTP header.
+/// The ports of a packet, as they stand at the start of its TCP, UDP or SCTP header. Of an ICMP echo
+/// the identifier is the port of the end that asks, and the other one is zero.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Pod, Zeroable, Default)]
 pub struct Ports {

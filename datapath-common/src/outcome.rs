@@ -67,6 +67,8 @@ pub enum Outcome {
     DroppedSpoofed,
     /// Dropped: it met congestion in the tunnel, and its sender does not know the mark (RFC 6040).
     DroppedCongestion,
+    /// A new flow of a pod leaves the cluster with the node's address.
+    Masqueraded,
 }
 
 impl Outcome {
@@ -103,10 +105,11 @@ impl Outcome {
         Self::DroppedUnknownPeer,
         Self::DroppedSpoofed,
         Self::DroppedCongestion,
+        Self::Masqueraded,
     ];
 
     /// How many outcomes there are: the number of entries of `COUNTERS`.
-    pub const COUNT: usize = Self::DroppedCongestion as usize + 1;
+    pub const COUNT: usize = Self::Masqueraded as usize + 1;
 
     /// The name in metrics and tables.
     pub const fn name(self) -> &'static str {
@@ -142,6 +145,7 @@ impl Outcome {
             Self::DroppedUnknownPeer => "dropped_unknown_peer",
             Self::DroppedSpoofed => "dropped_spoofed",
             Self::DroppedCongestion => "dropped_congestion",
+            Self::Masqueraded => "masqueraded",
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     forward::MARK,
     hook::Hook,
     maps::{FLOWS, address, backend, config, count, count_service},
+    masquerade,
     packet::{ACK, FIN, Packet, RST, SYN, Transport},
     place::Place,
     service::{self, Client, now, random},
@@ -75,11 +76,12 @@ pub(crate) fn note_reset(packet: &Packet) {
     }
 }
 
-/// Notes that the stack delivers this packet between two pods, though we would have carried it: it
-/// has come by an address that the stack itself translates (a host port of the portmap plugin, a
-/// connection from before we came). Its answers must go back the same way.
+/// Notes that the stack delivers this packet to a pod, and so must carry its answers: between two pods
+/// that we would have carried, it has come by an address that the stack itself translates (a host port
+/// of the portmap plugin, a connection from before we came); from outside, its sender knows the pod.
+/// `mode` says what becomes of an entry that is there (`BPF_ANY`, `BPF_NOEXIST`).
 #[inline(never)] // Rare.
-pub(crate) fn leave_to_stack(packet: &mut Packet) -> i32 {
+pub(crate) fn leave_to_stack(packet: &mut Packet, mode: u32) -> i32 {
     packet.key = packet.tuple.reverse();
     packet.flow = Flow {
         last_seen: now(),
@@ -93,7 +95,7 @@ pub(crate) fn leave_to_stack(packet: &mut Packet) -> i32 {
         pad: 0,
     };
     // Without room for the entry, answers take the short way, as if nothing had been noticed.
-    FLOWS.insert(&packet.key, &packet.flow, 0).is_ok().into()
+    FLOWS.insert(&packet.key, &packet.flow, mode.into()).is_ok().into()
 }
 
 /// What a TCP packet tells about its direction.
@@ -137,7 +139,7 @@ fn is_stale(packet: &Packet, flow: &Flow, now: u64) -> bool {
 /// Whether the flow's backend is still there, and what its client dials is still that service's.
 #[inline(always)]
 pub(crate) fn is_served(packet: &Packet, flow: &Flow, now: u64) -> bool {
-    // A plain connection that evades a flow has no service, and no backend that could go.
+    // A plain connection with another source has no service, and no backend that could go.
     let served = flow.service == 0 || backend(flow.backend).is_some();
     // Datagrams ask once in a tick of the clock: a busy flow must not pay for it with each packet.
     let asked = now == flow.last_seen && packet.tuple.protocol != Protocol::TCP;
@@ -146,7 +148,7 @@ pub(crate) fn is_served(packet: &Packet, flow: &Flow, now: u64) -> bool {
 
 /// The service that has the packet's destination now; 0 for none.
 #[inline(never)] // Verified once for each path otherwise.
-fn served_by(packet: &Packet) -> u32 {
+pub(crate) fn served_by(packet: &Packet) -> u32 {
     service::find(&packet.tuple, || Place::of(&packet.tuple.dst)).map_or(0, |found| found.service)
 }
 
@@ -184,25 +186,29 @@ fn restore_mirror(packet: &mut Packet) {
 }
 
 /// Decides a new flow to `frontend`: chooses a backend, claims the tuple of the answers, and sets
-/// [`Packet::to`]. `device` is where the packet came in or leaves, `length` its length.
+/// [`Packet::to`].
 #[inline(always)]
 pub(crate) fn open(
     packet: &mut Packet,
+    skb: Skb,
     hook: Hook,
-    device: u32,
-    length: u32,
     frontend: &Frontend,
 ) -> Result<(), Outcome> {
-    if let Err(outcome) = choose(packet, hook, device, frontend) {
+    if let Err(outcome) = choose(packet, hook, skb.device(), frontend) {
         if matches!(outcome, Outcome::DroppedNoLocalEndpoint | Outcome::RejectedNoEndpoint) {
             count_service(frontend.service, |stats| stats.refused += 1);
         }
         return Err(outcome);
     }
-    settle(packet, length)
+    if masquerade::hides(packet, skb, hook) {
+        packet.to.src = masquerade::address(&packet.to.dst);
+        packet.flow.flags = packet.flow.flags.with(FlowFlags::SOURCE_TRANSLATED);
+    }
+    settle(packet, skb.length())
 }
 
 /// Chooses the backend of a new flow to `frontend` and the source that it sees, but for its port.
+/// `device` is where the packet came in or leaves.
 #[inline(always)]
 pub(crate) fn choose(
     packet: &mut Packet,
@@ -227,8 +233,8 @@ pub(crate) fn choose(
     packet.to.dst = backend.addr;
     packet.to.ports.dst = backend.port;
     let config = config().ok_or(Outcome::DroppedNoPort)?;
-    let masquerade = client.masqueraded(frontend.flags);
     let target = address(&backend.addr);
+    let masquerade = client.masqueraded(frontend.flags);
     let source = source(packet, hook, backend, target, masquerade, config);
     let mut flags = FlowFlags::FORWARD;
     if target.is_some_and(|target| target.kind == AddressKind::POD) {
@@ -304,7 +310,7 @@ pub(crate) fn is_done(packet: &Packet, hook: Hook) -> bool {
 /// past it: there the pod's side meets them first, unless it was we who sent the packet.
 #[inline(always)]
 pub(crate) fn may_clash(packet: &Packet, skb: Skb, hook: Hook, place: Place) -> bool {
-    packet.transport == Transport::Whole
+    matches!(packet.transport, Transport::Whole | Transport::Echo)
         && (packet.opens() || packet.tuple.protocol != Protocol::TCP)
         && match hook {
             Hook::FromPod => true,
@@ -328,9 +334,18 @@ pub(crate) fn clashes(packet: &mut Packet) -> bool {
     unsafe { FLOWS.get(&packet.key) }.is_some_and(|flow| !flow.flags.has(FlowFlags::STACK))
 }
 
-/// Gives a plain connection that [clashes] another source port.
+/// Gives a plain connection another source: the node's address if it goes to the `outside`; another port
+/// if it [clashes].
 #[inline(always)]
-pub(crate) fn evade(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<(), Outcome> {
+pub(crate) fn change_source(
+    packet: &mut Packet,
+    skb: Skb,
+    hook: Hook,
+    outside: bool,
+) -> Result<(), Outcome> {
+    if outside {
+        packet.to.src = masquerade::address(&packet.tuple.dst);
+    }
     let flow = &mut packet.flow;
     flow.last_seen = now();
     flow.service = 0;
@@ -343,7 +358,7 @@ pub(crate) fn evade(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<(), Out
     flow.pad = 0;
     claim(packet, skb.length())?;
     packet.known = true;
-    count(Outcome::FlowCreated);
+    count(if outside { Outcome::Masqueraded } else { Outcome::FlowCreated });
     Ok(())
 }
 

@@ -8,12 +8,13 @@
 use crate::{
     hook::Hook,
     maps::{config, count},
+    masquerade,
     packet::{Packet, RST, SYN, Transport},
     place::{self, Place},
     skb::{Action, ETHERNET, Failed, NEXT, Routed, Skb},
     tunnel,
 };
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::bindings::{__sk_buff, BPF_ANY, BPF_NOEXIST};
 use datapath_common::{ConfigFlags, FlowFlags, Outcome, Protocol, Route};
 
 /// On a packet that we send out of the uplink, or let arrive by it: the programs there have nothing
@@ -157,7 +158,11 @@ fn way(packet: &mut Packet, skb: Skb, hook: Hook, place: Place) -> Result<Way, O
         {
             Way::Stack
         }
-        Place::Pod(pod) if incoming && (source_changed || is_native()) => Way::Pod(pod.device),
+        Place::Pod(pod)
+            if incoming && (source_changed || is_native() || answers_hidden_client(packet)) =>
+        {
+            Way::Pod(pod.device)
+        }
         Place::Pod(pod) if hook == Hook::ToUplink => Way::Neighbour(pod.device, packet.to.dst),
         // An answer to a host client enters by the device that its request left by: there the
         // reverse path filter (RFC 3704) expects the service's address.
@@ -232,10 +237,29 @@ fn is_native_from_pod(packet: &Packet, hook: Hook) -> bool {
     from_pod && is_native()
 }
 
-/// Whether a packet that the stack delivers to a pod comes from a pod whose packets are ours.
+/// Whether the packet answers a client whose source was replaced: the stack has not seen its request.
 #[inline(always)]
-pub(crate) fn is_detour(packet: &Packet) -> bool {
-    packet.transport == Transport::Whole && is_native() && Place::of(&packet.tuple.src).is_pod()
+fn answers_hidden_client(packet: &Packet) -> bool {
+    const HALF: u16 = FlowFlags::FORWARD.0 | FlowFlags::SOURCE_TRANSLATED.0;
+    packet.flow.flags.0 & HALF == FlowFlags::SOURCE_TRANSLATED.0
+}
+
+/// Whether answers to a packet that the stack delivers to a pod would not go back through the stack by
+/// themselves: it comes from a pod whose packets are ours, or from outside, where pods' connections are
+/// masqueraded. (One over TCP shows by its lack of a SYN that it is an answer.) If so, whether a flow may
+/// be written over: one that comes from outside has perhaps been translated on its way.
+#[inline(always)]
+pub(crate) fn detour(packet: &Packet) -> Option<u32> {
+    if packet.transport != Transport::Whole {
+        return None;
+    }
+    match Place::of(&packet.tuple.src) {
+        place if place.is_pod() => is_native().then_some(BPF_ANY),
+        Place::Elsewhere if packet.tuple.protocol != Protocol::TCP => {
+            masquerade::is_on().then_some(BPF_NOEXIST)
+        }
+        _ => None,
+    }
 }
 
 #[inline(always)]

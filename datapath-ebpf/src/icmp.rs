@@ -5,7 +5,7 @@ use crate::{
     forward,
     hook::Hook,
     maps::{FLOWS, count},
-    packet::{Extension, Ipv4, Ipv6, Packet},
+    packet::{Extension, IDENTIFIER, Ipv4, Ipv6, Packet, Transport, echo_ports},
     place::Place,
     skb::{Failed, Skb},
 };
@@ -83,8 +83,20 @@ fn parse(packet: &Packet, skb: Skb) -> Result<Quote, Failed> {
         }
         (l4, 0)
     };
-    tuple.protocol.name().ok_or(Failed)?;
-    tuple.ports = skb.load::<Ports>(l4)?;
+    tuple.ports = match tuple.protocol {
+        protocol @ (Protocol::ICMP | Protocol::ICMPV6) => {
+            let [kind, _]: [u8; 2] = skb.load(l4)?;
+            let transport = Transport::of_icmp(protocol, kind);
+            if !transport.has_ports() {
+                return Err(Failed);
+            }
+            echo_ports(transport, skb.load(l4 + IDENTIFIER)?)
+        }
+        protocol => {
+            protocol.name().ok_or(Failed)?;
+            skb.load::<Ports>(l4)?
+        }
+    };
     Ok(Quote { tuple, ip, l4, checksum })
 }
 
@@ -104,17 +116,29 @@ fn rewrite(packet: &Packet, skb: Skb, quote: &Quote, inner: &Tuple) -> Result<()
         sum = sum.addr(old.src, inner.src).addr(old.dst, inner.dst);
         skb.store(quote.ip + 8, &[inner.src, inner.dst], 0)?;
     }
-    skb.store(quote.l4, &inner.ports, 0)?;
-    let offset = quote.l4 + if old.protocol == Protocol::UDP { 6 } else { 16 };
+    let offset = match old.protocol {
+        Protocol::ICMP | Protocol::ICMPV6 => {
+            skb.store(quote.l4 + IDENTIFIER, &(inner.ports.src.0 | inner.ports.dst.0), 0)?;
+            quote.l4 + 2
+        }
+        protocol => {
+            skb.store(quote.l4, &inner.ports, 0)?;
+            quote.l4 + if protocol == Protocol::UDP { 6 } else { 16 }
+        }
+    };
     // A quote may end before the checksum of what it quotes.
     if old.protocol != Protocol::SCTP
         && let Ok(checksum) = skb.load::<u16>(offset)
         && checksum != 0
     {
-        let ports = Difference::none()
+        let mut change = Difference::none()
             .word16(old.ports.src.0, inner.ports.src.0)
             .word16(old.ports.dst.0, inner.ports.dst.0);
-        let mended = ports.addr(old.src, inner.src).addr(old.dst, inner.dst).apply(checksum);
+        // ICMP's checksum covers no address (RFC 792).
+        if old.protocol != Protocol::ICMP {
+            change = change.addr(old.src, inner.src).addr(old.dst, inner.dst);
+        }
+        let mended = change.apply(checksum);
         skb.store(offset, &mended, 0)?;
         sum = sum.word16(checksum, mended);
     }

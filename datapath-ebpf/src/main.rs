@@ -12,6 +12,7 @@ mod hook;
 mod icmp;
 mod log;
 mod maps;
+mod masquerade;
 mod packet;
 mod place;
 mod reject;
@@ -157,25 +158,34 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
         tunnel::unwrap(skb.raw(), packet)?;
     }
     match packet.transport {
-        Transport::Whole | Transport::Later => flow::lookup(packet, skb.length()),
+        Transport::Whole | Transport::Echo | Transport::EchoReply | Transport::Later => {
+            flow::lookup(packet, skb.length());
+        }
         Transport::IcmpError => icmp::lookup(skb.raw(), packet, hook)?,
         Transport::Orphan | Transport::Malformed | Transport::Other => {}
     }
     let place = Place::of(&packet.to.dst);
-    if !packet.known && hook == Hook::ToPod && forward::is_detour(packet) {
-        flow::leave_to_stack(packet);
-    }
     if !packet.known
-        && flow::may_clash(packet, skb, hook, place)
-        && flow::clashes(packet)
-        && !(hook == Hook::FromUplink && is_spoofed(packet))
+        && hook == Hook::ToPod
+        && let Some(mode) = forward::detour(packet)
     {
-        flow::evade(packet, skb, hook)?;
+        flow::leave_to_stack(packet, mode);
+    }
+    if !packet.known {
+        let outside = masquerade::applies(packet, skb, hook, place);
+        if outside
+            || flow::may_clash(packet, skb, hook, place)
+                && flow::clashes(packet)
+                && !(hook == Hook::FromUplink && is_spoofed(packet))
+        {
+            flow::change_source(packet, skb, hook, outside)?;
+        }
     }
     if packet.known {
         if packet.flow.flags.has(FlowFlags::STACK)
             || flow::is_done(packet, hook)
             || forward::is_left_to_far_side(packet, hook, place)
+            || masquerade::expires(packet, hook)
         {
             maps::count(Outcome::Passed);
             return Ok(NEXT);
@@ -197,7 +207,7 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
         if hook == Hook::FromUplink && is_spoofed(packet) {
             return Err(Outcome::DroppedMartian);
         }
-        flow::open(packet, hook, skb.device(), skb.length(), frontend)?;
+        flow::open(packet, skb, hook, frontend)?;
         return forward::translate(packet, skb, hook, Place::of(&packet.to.dst));
     }
     keep_in(packet, place)?;

@@ -13,6 +13,7 @@
 //! | `ROUTES` | [`LpmKey`] → [`Route`] | agent | tc |
 //! | `LOCAL_CLIENTS` | [`LpmKey`] → 0 | agent | tc |
 //! | `LOCAL_DEVICES` | index of a device → 0 | agent | tc |
+//! | `NON_MASQUERADE` | [`LpmKey`] → 0 | agent | tc |
 //! | `FLOWS` | [`Tuple`] → [`Flow`] | tc | tc, sweep, tools |
 //! | `FRAGMENTS` | [`Fragment`] → [`Ports`] | tc | tc |
 //! | `AFFINITY` | [`AffinityKey`] → [`Affinity`] | tc | tc |
@@ -59,6 +60,8 @@ pub(crate) static ROUTES: LpmTrie<Addr, Route, 65_536> = LpmTrie::new();
 pub(crate) static LOCAL_CLIENTS: LpmTrie<Addr, u8, 65_536> = LpmTrie::new();
 #[btf_map]
 pub(crate) static LOCAL_DEVICES: HashMap<u32, u8, 4_096, SPARSE> = HashMap::new();
+#[btf_map]
+pub(crate) static NON_MASQUERADE: LpmTrie<Addr, u8, 65_536> = LpmTrie::new();
 #[btf_map]
 pub(crate) static FLOWS: LruHashMap<Tuple, Flow, 262_144> = LruHashMap::new();
 #[btf_map]

@@ -7,7 +7,7 @@ use crate::{
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM};
 use bytemuck::{Pod, Zeroable};
 use datapath_common::{
-    Addr, Flow, Fragment, Outcome, Ports, Protocol, Tuple,
+    Addr, Be16, Flow, Fragment, Outcome, Ports, Protocol, Tuple,
     checksum::{Difference, crc32c_change},
 };
 
@@ -121,7 +121,11 @@ pub(crate) struct Tcp {
 pub(crate) enum Transport {
     /// A protocol with ports, whose header is in this packet.
     Whole,
-    /// A later fragment of a datagram with ports; they are known from its first fragment.
+    /// An ICMP or ICMPv6 echo request; its ports: [`echo_ports`].
+    Echo,
+    /// The answer to one.
+    EchoReply,
+    /// A later fragment of a datagram with ports, or of an echo; they are known from its first fragment.
     Later,
     /// A later fragment whose first fragment was not seen, or whose protocol has no ports.
     Orphan,
@@ -131,6 +135,27 @@ pub(crate) enum Transport {
     Malformed,
     /// Anything else.
     Other,
+}
+
+impl Transport {
+    /// Whether the packet has a header with ports, or what stands for them.
+    #[inline(always)]
+    pub(crate) const fn has_ports(self) -> bool {
+        matches!(self, Self::Whole | Self::Echo | Self::EchoReply)
+    }
+
+    /// What the type of an ICMP message says.
+    #[inline(always)]
+    pub(crate) const fn of_icmp(protocol: Protocol, kind: u8) -> Self {
+        match (protocol, kind) {
+            // Destination unreachable, time exceeded, parameter problem (RFC 792); the error types
+            // that are in use (RFC 4443, 2.1).
+            (Protocol::ICMP, 3 | 11 | 12) | (Protocol::ICMPV6, 1..=4) => Self::IcmpError,
+            (Protocol::ICMP, 8) | (Protocol::ICMPV6, 128) => Self::Echo,
+            (Protocol::ICMP, 0) | (Protocol::ICMPV6, 129) => Self::EchoReply,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// A parsed packet. It lives in per-CPU memory, since the stack of a program has 512 bytes.
@@ -187,7 +212,7 @@ impl Packet {
         } else {
             self.parse_transport(skb).unwrap_or(Transport::Malformed)
         };
-        if self.first_fragment && self.transport == Transport::Whole {
+        if self.first_fragment && self.transport.has_ports() {
             let key = self.fragment();
             // Best effort: without the entry the later fragments are counted as orphans.
             let _ = FRAGMENTS.insert(&key, &self.tuple.ports, 0);
@@ -324,25 +349,30 @@ impl Packet {
                     return Err(Failed);
                 }
             }
-            Protocol::ICMP => {
+            Protocol::ICMP | Protocol::ICMPV6 => {
                 let kind: [u8; 4] = skb.load(self.l4)?;
-                // Destination unreachable, time exceeded, parameter problem (RFC 792).
-                return Ok(error_if(matches!(kind[0], 3 | 11 | 12)));
-            }
-            Protocol::ICMPV6 => {
-                let kind: [u8; 4] = skb.load(self.l4)?;
-                // The error types that are in use (RFC 4443, 2.1).
-                return Ok(error_if(matches!(kind[0], 1..=4)));
+                return self.parse_icmp(skb, kind[0]);
             }
             _ => return Ok(Transport::Other),
         }
         Ok(Transport::Whole)
     }
 
+    #[inline(always)]
+    fn parse_icmp(&mut self, skb: Skb, kind: u8) -> Result<Transport, Failed> {
+        let transport = Transport::of_icmp(self.tuple.protocol, kind);
+        if transport.has_ports() {
+            let id = skb.load(self.l4 + IDENTIFIER)?;
+            self.tuple.ports = echo_ports(transport, id);
+        }
+        Ok(transport)
+    }
+
     /// Takes the ports of a later fragment from its first one.
     #[inline(always)]
     fn recall_ports(&mut self) -> Transport {
-        if self.tuple.protocol.name().is_none() {
+        let echo = matches!(self.tuple.protocol, Protocol::ICMP | Protocol::ICMPV6);
+        if !echo && self.tuple.protocol.name().is_none() {
             return Transport::Orphan;
         }
         let key = self.fragment();
@@ -391,6 +421,9 @@ impl Packet {
             skb.update_checksum(checksum, addresses.partial(), flags)?;
         }
         if self.tuple.ports != self.to.ports {
+            if matches!(self.transport, Transport::Echo | Transport::EchoReply) {
+                return self.rewrite_echo(skb);
+            }
             skb.store(self.l4, &self.to.ports, 0)?;
             let ports = Difference::none()
                 .word16(self.tuple.ports.src.0, self.to.ports.src.0)
@@ -402,6 +435,16 @@ impl Packet {
             }
         }
         Ok(())
+    }
+
+    #[inline(always)]
+    fn rewrite_echo(&self, skb: Skb) -> Result<(), Failed> {
+        // The port of the end that does not ask is always zero.
+        let id = |ports: Ports| ports.src.0 | ports.dst.0;
+        let (from, to) = (id(self.tuple.ports), id(self.to.ports));
+        skb.store(self.l4 + IDENTIFIER, &to, 0)?;
+        let change = Difference::none().word16(from, to);
+        skb.update_checksum(self.l4 + 2, change.partial(), 0)
     }
 
     /// SCTP's checksum covers the ports and everything behind them, but no address.
@@ -488,7 +531,14 @@ extern "C" fn sctp_change(from: u32, to: u32, following: u32) -> u32 {
     crc32c_change(from, to, following)
 }
 
+/// Offset of an echo's identifier from the start of its header.
+pub(crate) const IDENTIFIER: u32 = 4;
+
+/// The ports of an echo or its answer: its identifier is the port of the end that asks (RFC 5508, 3.1).
 #[inline(always)]
-fn error_if(error: bool) -> Transport {
-    if error { Transport::IcmpError } else { Transport::Other }
+pub(crate) fn echo_ports(transport: Transport, id: Be16) -> Ports {
+    match transport {
+        Transport::EchoReply => Ports { src: Be16(0), dst: id },
+        _ => Ports { src: id, dst: Be16(0) },
+    }
 }

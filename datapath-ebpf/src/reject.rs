@@ -53,14 +53,15 @@ pub(crate) fn reject(
 ) -> Action {
     let skb = Skb::from_raw(context);
     packet.mtu = mtu;
-    let built = match (packet.transport, packet.tuple.protocol, packet.tuple.dst.is_v4()) {
-        (Transport::Whole | Transport::Other, Protocol::TCP, true) => ipv4::<10>(packet, skb),
-        (Transport::Whole | Transport::Other, Protocol::TCP, false) => ipv6::<15>(packet, skb),
-        (Transport::Whole | Transport::Other, _, true) => ipv4::<7>(packet, skb),
+    let whole = packet.transport.has_ports() || packet.transport == Transport::Other;
+    let built = match (packet.tuple.protocol, packet.tuple.dst.is_v4()) {
+        _ if !whole => Err(Failed),
+        (Protocol::TCP, true) => ipv4::<10>(packet, skb),
+        (Protocol::TCP, false) => ipv6::<15>(packet, skb),
+        (_, true) => ipv4::<7>(packet, skb),
         // Quoted up to the ports also behind a fragment header.
-        (Transport::Whole | Transport::Other, _, false) if mtu != 0 => ipv6::<15>(packet, skb),
-        (Transport::Whole | Transport::Other, _, false) => ipv6::<12>(packet, skb),
-        _ => Err(Failed),
+        (_, false) if mtu != 0 => ipv6::<15>(packet, skb),
+        (_, false) => ipv6::<12>(packet, skb),
     };
     let sent = built.and_then(|()| {
         if arrives == 0 {

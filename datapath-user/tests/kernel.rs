@@ -24,7 +24,7 @@ use std::{
 };
 
 /// How many maps are pinned.
-const MAPS: u32 = 18;
+const MAPS: u32 = 19;
 
 #[test]
 fn maps_and_links_outlive_the_agent_and_are_taken_over() {
@@ -415,6 +415,7 @@ fn tables(services: u32) -> Tables {
     tables.source_ranges.insert(range);
     tables.local_clients.insert(LpmKey::new(net, 16));
     tables.local_devices.insert(2);
+    tables.non_masquerade.insert(LpmKey::new(net, 16));
     let kind = RouteKind::REMOTE;
     let route = Route { next_hop: net, device: 2, mtu: 1500, kind, pad: 0 };
     tables.routes.insert(LpmKey::new(net, 24), route);

@@ -69,6 +69,7 @@ impl Kernel for Fake {
         tables.routes.extend(&put.routes);
         tables.local_clients.extend(&put.local_clients);
         tables.local_devices.extend(&put.local_devices);
+        tables.non_masquerade.extend(&put.non_masquerade);
         tables.services.retain(|key, _| !remove.services.contains(key));
         tables.backends.retain(|key, _| !remove.backends.contains(key));
         tables.slots.retain(|key, _| !remove.slots.contains(key));
@@ -77,6 +78,7 @@ impl Kernel for Fake {
         tables.routes.retain(|key, _| !remove.routes.contains(key));
         tables.local_clients.retain(|key| !remove.local_clients.contains(key));
         tables.local_devices.retain(|key| !remove.local_devices.contains(key));
+        tables.non_masquerade.retain(|key| !remove.non_masquerade.contains(key));
         Ok(())
     }
 

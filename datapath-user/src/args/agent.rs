@@ -7,9 +7,10 @@ use crate::{
     datapath,
     k8s::{Access, SavedServers},
     node::{self, PortRange},
-    plan::{Routing, Settings},
+    plan::{MasqueradeOutside, Routing, Settings},
 };
 use clap::Args;
+use ipnet::IpNet;
 use std::path::{Path, PathBuf};
 
 /// `datapath agent`.
@@ -79,6 +80,25 @@ pub struct AgentArgs {
         default_value = "1024-29999"
     )]
     masquerade_ports: PortRange,
+    /// Give what pods send out of the cluster their node's address (auto: where no other CNI owns
+    /// the node's network).
+    #[arg(
+        long,
+        value_name = "auto|on|off",
+        env = "DATAPATH_MASQUERADE_OUTSIDE",
+        default_value = "auto"
+    )]
+    masquerade_outside: MasqueradeOutside,
+    /// Ranges outside of the cluster to which pods keep their own address. To pods, nodes and
+    /// Services they always do.
+    #[arg(
+        long,
+        value_name = "CIDR",
+        env = "DATAPATH_NON_MASQUERADE_CIDRS",
+        value_delimiter = ',',
+        default_value = "169.254.0.0/16,fe80::/10"
+    )]
+    non_masquerade_cidrs: Vec<IpNet>,
     /// Where the cluster's node ports are; the source ports above must be others.
     #[arg(
         long,
@@ -117,6 +137,8 @@ impl AgentArgs {
         plan.sole_network = self.cni == Switch::On;
         plan.node_port_addresses = config.node_port_addresses();
         plan.masquerade_ports = (self.masquerade_ports.first, self.masquerade_ports.last);
+        plan.masquerade_outside = self.masquerade_outside;
+        plan.non_masquerade_cidrs = self.non_masquerade_cidrs;
         let access = Access {
             servers: self.api_server.into_iter().filter(|url| !url.is_empty()).collect(),
             kubeconfig: config.kubeconfig.clone(),

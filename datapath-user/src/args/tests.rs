@@ -3,7 +3,7 @@
 use super::{Cli, Command};
 use crate::{
     agent::{self, Objects},
-    plan::{LocalDetector, NodePortAddresses, Routing},
+    plan::{LocalDetector, MasqueradeOutside, NodePortAddresses, Routing},
 };
 use clap::{CommandFactory, Parser};
 use std::path::Path;
@@ -35,6 +35,8 @@ fn flags_reach_the_agent() {
         "--device=eth0,eth1",
         "--cni=on",
         "--cni-conf-dir=/net.d",
+        "--masquerade-outside=on",
+        "--non-masquerade-cidrs=10.0.0.0/8,fd00::/8",
     ]);
     assert_eq!(options.plan.node.name(), "n1");
     assert!(matches!(options.objects, Objects::Folder(_)));
@@ -44,6 +46,9 @@ fn flags_reach_the_agent() {
     assert_eq!(options.plan.node_port_addresses, NodePortAddresses::all());
     assert!(!options.datapath.socket_lb && options.health_address.is_none());
     assert_eq!(options.plan.masquerade_ports, (40000, 40010));
+    assert_eq!(options.plan.masquerade_outside, MasqueradeOutside::On);
+    let ranges = ["10.0.0.0/8", "fd00::/8"].map(|range| range.parse().expect("a range"));
+    assert_eq!(options.plan.non_masquerade_cidrs, ranges);
     assert_eq!(options.kernel.devices, ["eth0", "eth1"]);
     assert!(options.cni.enabled && options.plan.sole_network);
     assert_eq!(options.cni.conf_dir, Path::new("/net.d"));
@@ -51,7 +56,12 @@ fn flags_reach_the_agent() {
 
 #[test]
 fn wrong_values_are_refused() {
-    for args in ["--routing=some", "--masquerade-ports=9-1", "--nodeport-addresses=eth0"] {
+    for args in [
+        "--routing=some",
+        "--masquerade-outside=yes",
+        "--masquerade-ports=9-1",
+        "--nodeport-addresses=eth0",
+    ] {
         assert!(Cli::try_parse_from(["datapath", "agent", args]).is_err(), "{args}");
     }
 }

@@ -200,6 +200,7 @@ maps! {
     routes: Table<LpmKey, Route> = "ROUTES",
     local_clients: Table<LpmKey, u8> = "LOCAL_CLIENTS",
     local_devices: Table<u32, u8> = "LOCAL_DEVICES",
+    non_masquerade: Table<LpmKey, u8> = "NON_MASQUERADE",
     flows: Table<Tuple, Flow> = "FLOWS",
     fragments: Table<Fragment, Ports> = "FRAGMENTS",
     affinity: Table<AffinityKey, Affinity> = "AFFINITY",
@@ -223,6 +224,7 @@ impl Maps {
             routes: self.routes.entries()?,
             local_clients: self.local_clients.keys()?,
             local_devices: self.local_devices.keys()?,
+            non_masquerade: self.non_masquerade.keys()?,
         })
     }
 
@@ -249,6 +251,7 @@ impl Maps {
             routes,
             local_clients,
             local_devices,
+            non_masquerade,
         } = tables;
         self.services.put_all(copied(services))?;
         self.service_stats.create(services.keys().copied())?;
@@ -260,6 +263,7 @@ impl Maps {
         self.routes.put_all(copied(routes))?;
         self.local_clients.put_all(local_clients.iter().map(|key| (*key, 0)))?;
         self.local_devices.put_all(local_devices.iter().map(|key| (*key, 0)))?;
+        self.non_masquerade.put_all(non_masquerade.iter().map(|key| (*key, 0)))?;
         self.frontends.put_all(copied(frontends))
     }
 
@@ -276,6 +280,7 @@ impl Maps {
             routes,
             local_clients,
             local_devices,
+            non_masquerade,
         } = keys;
         self.slots.remove_all(slots)?;
         self.members.remove_all(members)?;
@@ -285,6 +290,7 @@ impl Maps {
         self.routes.remove_all(routes)?;
         self.local_clients.remove_all(local_clients)?;
         self.local_devices.remove_all(local_devices)?;
+        self.non_masquerade.remove_all(non_masquerade)?;
         self.services.remove_all(services)?;
         self.service_stats.remove_all(services)
     }

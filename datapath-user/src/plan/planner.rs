@@ -8,6 +8,7 @@ use super::{
     detector::Detected,
     health::HealthCheck,
     host_ports::{HostPorts, compile_pod, served_addresses},
+    masquerade::non_masquerade,
     network::carries_pods,
     owner::{Claim, Owner},
     routing::{KernelRoutes, Ways},
@@ -269,6 +270,7 @@ impl Planner {
             routes: self.network.routes(&ways, model),
             local_clients: ranges.iter().copied().flat_map(prefixes).collect(),
             local_devices: devices.iter().flatten().copied().collect(),
+            non_masquerade: non_masquerade(&self.settings, model),
             ..Tables::default()
         };
         let change = Change::between(&self.node, &next);

@@ -134,6 +134,7 @@ fn apply(tables: &mut Tables, change: &Change) {
     tables.routes.extend(&put.routes);
     tables.local_clients.extend(&put.local_clients);
     tables.local_devices.extend(&put.local_devices);
+    tables.non_masquerade.extend(&put.non_masquerade);
     assert_whole(tables);
     for (key, frontend) in &put.frontends {
         tables.frontends.insert(*key, *frontend);
@@ -149,6 +150,7 @@ fn apply(tables: &mut Tables, change: &Change) {
     remove.routes.iter().for_each(|key| _ = tables.routes.remove(key));
     remove.local_clients.iter().for_each(|key| _ = tables.local_clients.remove(key));
     remove.local_devices.iter().for_each(|key| _ = tables.local_devices.remove(key));
+    remove.non_masquerade.iter().for_each(|key| _ = tables.non_masquerade.remove(key));
     assert_whole(tables);
 }
 

@@ -2,6 +2,7 @@
 
 use super::{LocalDetector, NodePortAddresses};
 use crate::model::ObjectName;
+use ipnet::IpNet;
 use std::{net::IpAddr, str::FromStr};
 
 /// Who carries packets between pods.
@@ -58,6 +59,31 @@ impl FromStr for Routing {
     }
 }
 
+/// Whether what pods send out of the cluster leaves with their node's address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum MasqueradeOutside {
+    /// It does where no other CNI owns the node's network, which would see to it.
+    #[default]
+    Auto,
+    /// It does.
+    On,
+    /// It leaves as it is.
+    Off,
+}
+
+impl FromStr for MasqueradeOutside {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err(format!("{text:?} is not one of auto, on, off")),
+        }
+    }
+}
+
 /// What the planner needs to know besides the cluster.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Settings {
@@ -80,6 +106,10 @@ pub struct Settings {
     pub node_port_addresses: NodePortAddresses,
     /// First and last source port given to flows whose source address is replaced.
     pub masquerade_ports: (u16, u16),
+    /// Whether what pods send out of the cluster leaves with their node's address.
+    pub masquerade_outside: MasqueradeOutside,
+    /// Ranges outside of the cluster to which pods keep their own address.
+    pub non_masquerade_cidrs: Vec<IpNet>,
 }
 
 impl Settings {
@@ -95,6 +125,17 @@ impl Settings {
             sole_network: false,
             node_port_addresses: NodePortAddresses::default(),
             masquerade_ports: (1024, 29_999),
+            masquerade_outside: MasqueradeOutside::default(),
+            non_masquerade_cidrs: Vec::new(),
+        }
+    }
+
+    /// Whether what pods send out of the cluster leaves with their node's address, after all.
+    pub fn masquerades(&self) -> bool {
+        match self.masquerade_outside {
+            MasqueradeOutside::Auto => self.sole_network,
+            MasqueradeOutside::On => true,
+            MasqueradeOutside::Off => false,
         }
     }
 }

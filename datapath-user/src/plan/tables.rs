@@ -32,6 +32,8 @@ pub struct Tables {
     pub local_clients: HashSet<LpmKey>,
     /// `LOCAL_DEVICES`.
     pub local_devices: HashSet<u32>,
+    /// `NON_MASQUERADE`.
+    pub non_masquerade: HashSet<LpmKey>,
 }
 
 /// The keys of entries that must go, map by map.
@@ -57,6 +59,8 @@ pub struct Keys {
     pub local_clients: Vec<LpmKey>,
     /// `LOCAL_DEVICES`.
     pub local_devices: Vec<u32>,
+    /// `NON_MASQUERADE`.
+    pub non_masquerade: Vec<LpmKey>,
 }
 
 impl Tables {
@@ -73,10 +77,11 @@ impl Tables {
             routes,
             local_clients,
             local_devices,
+            non_masquerade,
         } = self;
         let of_services = services.len() + backends.len() + slots.len() + members.len();
         let clients = local_clients.len() + local_devices.len();
-        let of_node = addresses.len() + routes.len() + clients;
+        let of_node = addresses.len() + routes.len() + clients + non_masquerade.len();
         of_services + source_ranges.len() + frontends.len() + of_node
     }
 
@@ -100,10 +105,11 @@ impl Keys {
             routes,
             local_clients,
             local_devices,
+            non_masquerade,
         } = self;
         let of_services = services.len() + backends.len() + slots.len() + members.len();
         let clients = local_clients.len() + local_devices.len();
-        let of_node = addresses.len() + routes.len() + clients;
+        let of_node = addresses.len() + routes.len() + clients + non_masquerade.len();
         of_services + source_ranges.len() + frontends.len() + of_node
     }
 
@@ -146,6 +152,7 @@ impl Change {
             routes,
             local_clients,
             local_devices,
+            non_masquerade,
         } = desired;
         Self {
             put: Tables {
@@ -159,6 +166,10 @@ impl Change {
                 routes: missing(&actual.routes, routes),
                 local_clients: local_clients.difference(&actual.local_clients).copied().collect(),
                 local_devices: local_devices.difference(&actual.local_devices).copied().collect(),
+                non_masquerade: non_masquerade
+                    .difference(&actual.non_masquerade)
+                    .copied()
+                    .collect(),
             },
             remove: Keys {
                 services: stale(&actual.services, services),
@@ -171,6 +182,7 @@ impl Change {
                 routes: stale(&actual.routes, routes),
                 local_clients: actual.local_clients.difference(local_clients).copied().collect(),
                 local_devices: actual.local_devices.difference(local_devices).copied().collect(),
+                non_masquerade: actual.non_masquerade.difference(non_masquerade).copied().collect(),
             },
         }
     }

@@ -93,10 +93,12 @@ fn build(
             tunnel: tunnel(key, route, tunnels),
         }));
     }
-    for key in &tables.local_clients {
+    let clients = tables.local_clients.iter().map(|key| (key, "client"));
+    let direct = tables.non_masquerade.iter().map(|key| (key, "not masqueraded"));
+    for (key, kind) in clients.chain(direct) {
         rows.extend(prefix(key).map(|destination| RouteRow {
             destination,
-            kind: "client",
+            kind,
             node: None,
             via: None,
             device: None,

@@ -17,6 +17,7 @@ pub(super) struct Status {
     uplink: Option<String>,
     native_routing: bool,
     masquerade_ports: Option<(u16, u16)>,
+    masquerade_outside: bool,
     services: usize,
     frontends: usize,
     backends: usize,
@@ -71,6 +72,8 @@ pub(super) fn read(reader: &Reader, bpffs: &Path) -> Result<Status, Error> {
         masquerade_ports: config
             .filter(|config| config.port_max > 0)
             .map(|config| (config.port_min, config.port_max)),
+        masquerade_outside: config
+            .is_some_and(|config| config.flags.has(ConfigFlags::MASQUERADE_OUTSIDE)),
         services: tables.services.len(),
         frontends: tables.frontends.values().filter(|frontend| frontend.service != 0).count(),
         backends: tables.backends.len(),
@@ -91,7 +94,9 @@ fn attachment(found: Attachment) -> AttachmentRow {
 pub(super) fn render(status: &Status) -> String {
     let dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
     let addresses: Vec<_> = status.node_addresses.iter().map(ToString::to_string).collect();
-    let masquerade = status.masquerade_ports.map(|(from, to)| format!("ports {from} to {to}"));
+    let outside = if status.masquerade_outside { ", pods to outside" } else { "" };
+    let masquerade =
+        status.masquerade_ports.map(|(from, to)| format!("ports {from} to {to}{outside}"));
     let mut text = format!(
         "datapath    {} (maps v{}) at {}\n\
          Node        {}\n\

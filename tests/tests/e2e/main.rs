@@ -9,6 +9,7 @@ mod connect;
 mod external;
 mod host_ports;
 mod life;
+mod masquerade;
 mod scale;
 mod stale;
 mod tunnel;
@@ -68,6 +69,7 @@ fn run_cluster(suite: &mut Suite, topology: &'static Topology, kinds: &[Kind]) -
         external::run(&mut cases, &world);
         host_ports::run(&mut cases, &world);
         stale::run(&mut cases, &world);
+        masquerade::run(&mut cases, &world);
         life::run(&mut cases, &world);
         if Kind::TUNNELS.contains(&kind) {
             tunnel::run(&mut cases, &world);

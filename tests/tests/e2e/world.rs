@@ -4,13 +4,13 @@ use anyhow::{Result, bail, ensure};
 use lab::{
     Lab,
     manifest::{HOST_POD_PORT, POD_PORT, PodSpec},
-    proto::{Ask, Proto, Verdict},
+    proto::{Ask, Op, Proto, Verdict},
     proxy::Kind,
     renew::Snapshot,
     service::{Service, web, web_ports},
     space::{Space, request},
     suite::eventually,
-    topology::{Family, NodeSpec, Topology, Wiring},
+    topology::{Family, NodeSpec, OUTSIDE, Topology, Wiring},
 };
 use serde_json::json;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -90,6 +90,10 @@ impl World {
         }
         let lab = builder.up()?;
         let [_, home, away, third] = &topology.nodes;
+        let outside = topology.outside.both().into_iter().flat_map(|ip| {
+            [Proto::Tcp, Proto::Udp].map(|proto| (proto, SocketAddr::new(ip, POD_PORT)))
+        });
+        lab.space(OUTSIDE)?.tell(Op::Serve(outside.collect()))?;
         lab.create_pods(vec![
             PodSpec::new(CLIENT, home, "itself"),
             PodSpec::new("same", home, "same"),

@@ -27,6 +27,7 @@ impl Node {
             routes,
             local_clients,
             local_devices,
+            non_masquerade,
         } = tables;
         self.put_hash("BACKENDS", backends);
         self.put_hash("SLOTS", slots);
@@ -36,6 +37,7 @@ impl Node {
         self.put_trie("ROUTES", routes.iter().map(|(key, route)| (range(key), *route)));
         self.put_trie("LOCAL_CLIENTS", local_clients.iter().map(|key| (range(key), 0_u8)));
         self.put_hash("LOCAL_DEVICES", &local_devices.iter().map(|key| (*key, 0_u8)).collect());
+        self.put_trie("NON_MASQUERADE", non_masquerade.iter().map(|key| (range(key), 0_u8)));
         self.put_hash("FRONTENDS", frontends);
     }
 
@@ -51,6 +53,7 @@ impl Node {
             routes,
             local_clients,
             local_devices,
+            non_masquerade,
         } = keys;
         self.remove_hash::<_, Frontend>("FRONTENDS", frontends);
         self.remove_hash::<_, u32>("SLOTS", slots);
@@ -61,6 +64,7 @@ impl Node {
         self.remove_trie::<_, Route>("ROUTES", routes.iter().map(range));
         self.remove_trie::<_, u8>("LOCAL_CLIENTS", local_clients.iter().map(range));
         self.remove_hash::<_, u8>("LOCAL_DEVICES", local_devices);
+        self.remove_trie::<_, u8>("NON_MASQUERADE", non_masquerade.iter().map(range));
     }
 
     fn put_hash<K: Pod, V: Pod>(&mut self, name: &str, entries: &HashMap<K, V>) {

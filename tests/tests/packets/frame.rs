@@ -1,5 +1,5 @@
 //! Frames as one line of text: `10.10.3.5:40000 > 10.200.1.10:80 tcp S`, `[fd00::1]:5 > [fd00::2]:53
-//! udp`, `10.10.3.5 > 10.200.1.10 icmp 8/0`. Building a frame fills in right checksums; describing
+//! udp`, `10.10.3.5 > 10.200.1.10 icmp 8/0 id=77`. Building a frame fills in right checksums; describing
 //! one fails if a checksum is wrong.
 
 use etherparse::{
@@ -51,10 +51,12 @@ pub(crate) fn frame_with(text: &str, payload: &[u8]) -> Vec<u8> {
         "icmp" => {
             let (kind, code) = options[0].split_once('/').expect("type/code");
             let (kind, code) = (kind.parse().expect("a type"), code.parse().expect("a code"));
+            let id = options.get(1).and_then(|option| option.strip_prefix("id="));
+            let [high, low] = id.map_or([0; 2], |id| u16::to_be_bytes(id.parse().expect("an id")));
             if src.is_ipv4() {
-                ip.icmpv4_raw(kind, code, [0, 0, 5, 0xdc]).write(&mut out, payload)
+                ip.icmpv4_raw(kind, code, [high, low, 5, 0xdc]).write(&mut out, payload)
             } else {
-                ip.icmpv6_raw(kind, code, [0, 0, 5, 0xdc]).write(&mut out, payload)
+                ip.icmpv6_raw(kind, code, [high, low, 5, 0xdc]).write(&mut out, payload)
             }
         }
         other => panic!("unknown protocol {other}"),
@@ -183,31 +185,47 @@ fn transport_sum(net: &NetSlice<'_>, sum: impl Fn(&IpHeaders) -> Option<u16>) ->
 fn icmpv4(icmp: &Icmpv4Slice<'_>) -> String {
     let sum = etherparse::checksum::u32_16bit_word::add_slice(0, icmp.slice());
     assert_eq!(etherparse::checksum::u32_16bit_word::ones_complement(sum), 0, "ICMP checksum");
-    let mut text = format!("{}/{}", icmp.type_u8(), icmp.code_u8());
-    if matches!(icmp.type_u8(), icmpv4::TYPE_DEST_UNREACH | icmpv4::TYPE_TIME_EXCEEDED) {
-        write!(text, " about {}", quote(&icmp.slice()[8..])).expect("writing to a string");
-    }
-    text
+    let text = format!("{}/{}", icmp.type_u8(), icmp.code_u8());
+    let about = match icmp.type_u8() {
+        icmpv4::TYPE_DEST_UNREACH | icmpv4::TYPE_TIME_EXCEEDED => quote(&icmp.slice()[8..]),
+        _ => return text + &id(icmp.slice()),
+    };
+    format!("{text} about {about}")
 }
 
 fn icmpv6(icmp: &Icmpv6Slice<'_>) -> String {
-    let mut text = format!("{}/{}", icmp.type_u8(), icmp.code_u8());
-    if matches!(icmp.type_u8(), icmpv6::TYPE_DST_UNREACH | icmpv6::TYPE_PACKET_TOO_BIG) {
-        write!(text, " about {}", quote(&icmp.slice()[8..])).expect("writing to a string");
+    let text = format!("{}/{}", icmp.type_u8(), icmp.code_u8());
+    let about = match icmp.type_u8() {
+        icmpv6::TYPE_DST_UNREACH | icmpv6::TYPE_PACKET_TOO_BIG | icmpv6::TYPE_TIME_EXCEEDED => {
+            quote(&icmp.slice()[8..])
+        }
+        _ => return text + &id(icmp.slice()),
+    };
+    format!("{text} about {about}")
+}
+
+/// The identifier of an echo, where it has one.
+fn id(icmp: &[u8]) -> String {
+    match (icmp[0], u16::from_be_bytes([icmp[4], icmp[5]])) {
+        (_, 0) => String::new(),
+        (0 | 8 | 128 | 129, id) => format!(" id={id}"),
+        _ => String::new(),
     }
-    text
 }
 
 /// The quoted packet of an ICMP error: its addresses, ports and, in IPv4, its header's checksum.
 fn quote(ip: &[u8]) -> String {
-    let (src, dst, l4): (IpAddr, IpAddr, usize) = if ip[0] >> 4 == 4 {
+    let (src, dst, l4, protocol): (IpAddr, IpAddr, usize, IpNumber) = if ip[0] >> 4 == 4 {
         let (header, _) = etherparse::Ipv4Header::from_slice(ip).expect("a quoted header");
         assert_eq!(header.header_checksum, header.calc_header_checksum(), "quoted IPv4 checksum");
-        (header.source.into(), header.destination.into(), 20)
+        (header.source.into(), header.destination.into(), 20, header.protocol)
     } else {
         let (header, _) = etherparse::Ipv6Header::from_slice(ip).expect("a quoted header");
-        (header.source.into(), header.destination.into(), 40)
+        (header.source.into(), header.destination.into(), 40, header.next_header)
     };
+    if matches!(protocol, IpNumber::ICMP | IpNumber::IPV6_ICMP) {
+        return format!("{src} > {dst} icmp {}/{}{}", ip[l4], ip[l4 + 1], id(&ip[l4..]));
+    }
     let port = |at: usize| u16::from_be_bytes([ip[l4 + at], ip[l4 + at + 1]]);
     format!("{} > {}", SocketAddr::new(src, port(0)), SocketAddr::new(dst, port(2)))
 }

@@ -13,6 +13,7 @@ mod frame;
 mod gone;
 mod host_ports;
 mod malformed;
+mod masquerade;
 mod node;
 mod ports;
 mod semantics;

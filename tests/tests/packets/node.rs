@@ -221,6 +221,11 @@ impl Node {
         self.prefix("LOCAL_CLIENTS", LpmKey::new(addr(range), prefix), 0_u8);
     }
 
+    /// A range outside of the cluster to which pods keep their own address.
+    pub(crate) fn non_masquerade(&mut self, range: &str, prefix: u8) {
+        self.prefix("NON_MASQUERADE", LpmKey::new(addr(range), prefix), 0_u8);
+    }
+
     /// A device whose clients count as pods, where devices decide.
     pub(crate) fn local_device(&mut self, device: u32) {
         self.put("LOCAL_DEVICES", device, 0_u8);

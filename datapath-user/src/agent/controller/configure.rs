@@ -45,6 +45,7 @@ impl<K: Kernel> Controller<K> {
         let switches = [
             (ConfigFlags::NATIVE_ROUTING, self.planner.carries_pods()),
             (ConfigFlags::TUNNELS, self.planner.routing().has_tunnels()),
+            (ConfigFlags::MASQUERADE_OUTSIDE, self.planner.settings().masquerades()),
             (ConfigFlags::LOCAL_DETECTOR, self.planner.detects_pods()),
             (ConfigFlags::LOCAL_BY_DEVICE, self.planner.detects_by_device()),
             (ConfigFlags::ALL_PODS_V4, all_pods.contains(&Family::V4)),
