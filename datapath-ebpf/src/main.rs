@@ -127,12 +127,18 @@ fn run(context: &TcContext, hook: Hook) -> Action {
             maps::count(outcome);
             log::refused(context, packet, outcome);
             let mtu = if outcome == Outcome::RejectedTooBig { packet.mtu } else { 0 };
-            reject::reject(skb.raw(), packet, reject::arrives(hook), mtu)
+            if reject::reject(skb.raw(), packet, mtu) == 0 {
+                return DROP;
+            }
+            reject::send_back(skb.raw(), packet, reject::arrives(hook))
         }
         Err(outcome @ Outcome::ResetNoPod) => {
             maps::count(outcome);
             log::refused(context, packet, outcome);
-            reset::reset(skb.raw(), packet, reject::arrives(hook))
+            if reset::reset(skb.raw(), packet) == 0 {
+                return DROP;
+            }
+            reject::send_back(skb.raw(), packet, reject::arrives(hook))
         }
         Err(outcome) => {
             maps::count(outcome);

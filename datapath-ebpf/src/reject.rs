@@ -7,8 +7,11 @@ use crate::{
     hook::Hook,
     maps::address,
     packet::{Ipv4, Ipv6, Packet, Transport},
+    place::Place,
     skb::{Action, DROP, ETHERNET, Failed, Skb},
+    tunnel,
 };
+use aya_ebpf::bindings::__sk_buff;
 use bytemuck::{Pod, Zeroable};
 use datapath_common::{Addr, Protocol, checksum::fold};
 
@@ -41,16 +44,10 @@ struct Error6 {
     icmp: Icmp,
 }
 
-/// Turns the packet into the error about it and sends it back to where it came from, or drops it
-/// where no error may be sent: about another error, or about what is no whole packet (RFC 1122,
-/// 3.2.2).
+/// Turns the packet into the error about it, which [`send_back`] sends; 0 where no error may be sent:
+/// about another error, or about what is no whole packet (RFC 1122, 3.2.2).
 #[inline(never)] // Rare, large, and the same for every hook.
-pub(crate) fn reject(
-    context: *mut aya_ebpf::bindings::__sk_buff,
-    packet: &mut Packet,
-    arrives: u32,
-    mtu: u32,
-) -> Action {
+pub(crate) fn reject(context: *mut __sk_buff, packet: &mut Packet, mtu: u32) -> i32 {
     let skb = Skb::from_raw(context);
     packet.mtu = mtu;
     let whole = packet.transport.has_ports() || packet.transport == Transport::Other;
@@ -63,17 +60,31 @@ pub(crate) fn reject(
         (_, false) if mtu != 0 => ipv6::<15>(packet, skb),
         (_, false) => ipv6::<12>(packet, skb),
     };
-    let sent = built.and_then(|()| {
-        if arrives == 0 {
-            turn_round(skb)?;
-            return Ok(skb.redirect_out(skb.device()));
-        }
-        forward::arrive(skb, skb.device())
-    });
-    sent.unwrap_or(DROP)
+    built.is_ok().into()
 }
 
-/// How [`reject`] sends the error on: a host client's comes in by the uplink.
+/// Sends what was made of the packet back to its sender: wrapped where that is a pod behind a tunnel,
+/// else by the way that the packet came.
+#[inline(never)] // Rare. Not called from where the answer is made, whose stack is deep.
+pub(crate) fn send_back(context: *mut __sk_buff, packet: &Packet, arrives: u32) -> Action {
+    sent_back(Skb::from_raw(context), packet, arrives).unwrap_or(DROP)
+}
+
+#[inline(always)]
+fn sent_back(skb: Skb, packet: &Packet, arrives: u32) -> Result<Action, Failed> {
+    if arrives != 0 {
+        return forward::arrive(skb, skb.device());
+    }
+    if let Place::Tunnel(route) = Place::of(&packet.tuple.src) {
+        tunnel::wrap(skb.raw(), route).map_err(|_outcome| Failed)?;
+        return Ok(tunnel::send(skb, route));
+    }
+    turn_round(skb)?;
+    skb.set_mark(forward::MARK);
+    Ok(skb.redirect_out(skb.device()))
+}
+
+/// How [`send_back`] sends: what goes to a host client comes in by the uplink.
 pub(crate) fn arrives(hook: Hook) -> u32 {
     u32::from(hook == Hook::ToUplink)
 }
@@ -165,7 +176,7 @@ fn sender(packet: &Packet) -> Addr {
 
 /// Swaps the frame's MAC addresses.
 #[inline(always)]
-pub(crate) fn turn_round(skb: Skb) -> Result<(), Failed> {
+fn turn_round(skb: Skb) -> Result<(), Failed> {
     let [dst, src]: [[u8; 6]; 2] = skb.load(0)?;
     skb.store(0, &[src, dst], 0)
 }

@@ -2,10 +2,10 @@
 //! without that connection would send it (RFC 9293, 3.10.7.1).
 
 use crate::{
-    flow, forward,
+    flow,
     packet::{ACK, FIN, Ipv4, Ipv6, Packet, RST, Tcp},
-    reject::{TTL, turn_round},
-    skb::{Action, DROP, ETHERNET, Failed, Skb},
+    reject::TTL,
+    skb::{ETHERNET, Failed, Skb},
 };
 use bytemuck::{Pod, Zeroable};
 use datapath_common::{Ports, Protocol, checksum::fold};
@@ -36,26 +36,13 @@ struct Reset6 {
     tcp: Segment,
 }
 
-/// Turns the segment into the reset that answers it and sends that back to where it came from; a
-/// host client's comes in by the uplink.
+/// Turns the segment into the reset that answers it, for `reject::send_back`; 0 if that cannot be.
 #[inline(never)] // Rare, large, and the same for every hook.
-pub(crate) fn reset(
-    context: *mut aya_ebpf::bindings::__sk_buff,
-    packet: &mut Packet,
-    arrives: u32,
-) -> Action {
+pub(crate) fn reset(context: *mut aya_ebpf::bindings::__sk_buff, packet: &mut Packet) -> i32 {
     let skb = Skb::from_raw(context);
     flow::note_reset(packet);
     let built = if packet.tuple.dst.is_v4() { ipv4(packet, skb) } else { ipv6(packet, skb) };
-    let sent = built.and_then(|()| {
-        if arrives == 0 {
-            turn_round(skb)?;
-            skb.set_mark(forward::MARK);
-            return Ok(skb.redirect_out(skb.device()));
-        }
-        forward::arrive(skb, skb.device())
-    });
-    sent.unwrap_or(DROP)
+    built.is_ok().into()
 }
 
 #[inline(always)]

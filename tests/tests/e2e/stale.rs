@@ -203,8 +203,6 @@ fn reset(world: &World) -> Result<()> {
 /// translates tell that the address was a pod's.
 fn reset_clients(world: &World) -> Vec<&'static str> {
     match world.kind {
-        // Nor does a reset find back to whom the segment came from through a tunnel.
-        Kind::Datapath { routing: "ipip", .. } => vec![OUTSIDE, "other", world.away.name],
         Kind::Datapath { routing, .. } if routing != "none" => {
             vec![OUTSIDE, CLIENT, world.home.name, "other", world.away.name]
         }

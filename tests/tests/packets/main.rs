@@ -19,6 +19,7 @@ mod ports;
 mod semantics;
 mod stale;
 mod tunnel;
+mod tunnel_guard;
 
 use datapath_common::{ConfigFlags, FlowFlags, FrontendFlags, Outcome, Protocol, RouteKind};
 use frame::{describe, frame, frame_with, icmp_error};

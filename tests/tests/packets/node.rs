@@ -166,6 +166,15 @@ impl Node {
         self.put("ADDRESSES", addr(pod), value);
     }
 
+    /// A pod of this node whose gateway has no address of its own, as Calico connects pods.
+    pub(crate) fn pod_without_gateway(&mut self, pod: &str) {
+        self.pod(pod);
+        let mut map = self.hash::<Addr, Address>("ADDRESSES");
+        let mut value = map.get(&Abi(addr(pod)), 0).expect("the pod").0;
+        value.gateway = addr(pod).wildcard();
+        map.insert(Abi(addr(pod)), Abi(value), 0).expect("an entry is written");
+    }
+
     /// An address of the node itself.
     pub(crate) fn host(&mut self, host: &str) {
         let value = Address {

@@ -12,12 +12,12 @@ use etherparse::{IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
 use std::net::IpAddr;
 
 /// Another node, its pod ranges and pods in them, of both families; its tunnels are IPv4.
-const PEER: &str = "172.18.0.5";
-const POD_THERE: &str = "10.10.1.7";
+pub(crate) const PEER: &str = "172.18.0.5";
+pub(crate) const POD_THERE: &str = "10.10.1.7";
 /// A node whose tunnels are IPv6.
-const PEER6: &str = "fc00:f853:ccd:e793::4";
+pub(crate) const PEER6: &str = "fc00:f853:ccd:e793::4";
 
-fn reference() -> Option<Node> {
+pub(crate) fn reference() -> Option<Node> {
     let mut node = Node::load()?;
     node.configure(
         ConfigFlags::NATIVE_ROUTING.with(ConfigFlags::LOCAL_DETECTOR).with(ConfigFlags::TUNNELS),
@@ -37,7 +37,7 @@ fn reference() -> Option<Node> {
 }
 
 /// An IP packet (with its Ethernet header) in another one.
-fn wrap(src: &str, dst: &str, class: u8, inner: &[u8]) -> Vec<u8> {
+pub(crate) fn wrap(src: &str, dst: &str, class: u8, inner: &[u8]) -> Vec<u8> {
     let protocol = if inner[14] >> 4 == 4 { IpNumber::IPV4 } else { IpNumber::IPV6 };
     let ethernet = PacketBuilder::ethernet2([2; 6], [2; 6]);
     let mut out = Vec::new();
@@ -69,7 +69,7 @@ fn wrap(src: &str, dst: &str, class: u8, inner: &[u8]) -> Vec<u8> {
 }
 
 /// Both headers of a wrapped packet: `OUTER SOURCE > DESTINATION PROTOCOL ttl=TTL | INNER`.
-fn describe_both(frame: &[u8]) -> String {
+pub(crate) fn describe_both(frame: &[u8]) -> String {
     let (outer, protocol, length) = if frame[14] >> 4 == 4 {
         let (ip, _) = Ipv4Header::from_slice(&frame[14..]).expect("a header");
         assert_eq!(ip.header_checksum, ip.calc_header_checksum(), "outer checksum");
@@ -226,42 +226,6 @@ fn a_node_port_leads_through_a_tunnel_and_back() {
     let answer = frame(&format!("10.10.1.7:8080 > {client} tcp SA"));
     node.run(FROM_UPLINK, &wrap(PEER, NODE, 0, &answer));
     assert_eq!(node.count(Outcome::FlowTranslated), 1);
-}
-
-#[test]
-fn only_nodes_may_speak_and_only_for_their_own_pods() {
-    let Some(mut node) = reference() else { return };
-    let good = frame("10.10.1.7:40000 > 10.10.3.5:80 tcp S");
-    let foreign = frame("10.10.2.7:40000 > 10.10.3.5:80 tcp S");
-    let outside = frame("1.1.1.1:40000 > 10.10.3.5:80 tcp S");
-    let nested = wrap(PEER, NODE, 0, &good);
-    let mut short = wrap(PEER, NODE, 0, &good);
-    short[36..38].copy_from_slice(&1000_u16.to_be_bytes());
-    let stump = wrap(PEER, NODE, 0, &good[..30]);
-    let (first, later) = fragments(&wrap(PEER, NODE, 0, &good), 24);
-    for (title, packet, outcome) in [
-        ("an unknown sender", wrap("172.18.0.100", NODE, 0, &good), Outcome::DroppedUnknownPeer),
-        ("a pod as the sender", wrap(POD_THERE, NODE, 0, &good), Outcome::DroppedUnknownPeer),
-        ("a pod of another node", wrap(PEER, NODE, 0, &foreign), Outcome::DroppedSpoofed),
-        ("a source outside the cluster", wrap(PEER, NODE, 0, &outside), Outcome::DroppedSpoofed),
-        ("a tunnel in a tunnel", wrap(PEER, NODE, 0, &nested), Outcome::DroppedMalformed),
-        ("an inner length beyond the packet", short, Outcome::DroppedMalformed),
-        ("less than a header inside", stump, Outcome::DroppedMalformed),
-        ("the first fragment of an outer packet", first, Outcome::DroppedFragment),
-        ("a later fragment of an outer packet", later, Outcome::DroppedFragment),
-    ] {
-        let before = node.count(outcome);
-        assert_eq!(node.run(FROM_UPLINK, &packet).0, Drop, "{title}");
-        assert_eq!(node.count(outcome), before + 1, "{title}");
-    }
-    assert_eq!(node.count(Outcome::Unwrapped), 0);
-    // A pod may send what it likes to another pod.
-    let between_pods = wrap(POD_THERE, "10.10.3.5", 0, &good);
-    assert_eq!(node.run(FROM_UPLINK, &wrap(PEER, NODE, 0, &between_pods)).0, Redirect);
-    // Without tunnels of ours all of it is the stack's.
-    node.configure(ConfigFlags::NATIVE_ROUTING);
-    let packet = wrap(PEER, NODE, 0, &good);
-    assert_eq!(node.run(FROM_UPLINK, &packet), (Next, packet));
 }
 
 #[test]
