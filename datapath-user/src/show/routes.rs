@@ -51,7 +51,9 @@ struct TunnelRow {
 pub(super) fn read(reader: &Reader, roster: &Roster) -> Result<Vec<RouteRow>, Error> {
     let mut rows = build(&reader.tables()?, &device_names()?, &reader.tunnels()?);
     for row in &mut rows {
-        row.node = roster.node_of(row.destination).map(|node| node.name.clone());
+        let here = matches!(row.kind, "pod" | "host");
+        let node = if here { roster.own() } else { roster.node_of(row.destination) };
+        row.node = node.map(|node| node.name.clone());
     }
     Ok(rows)
 }
