@@ -3,10 +3,10 @@
 use crate::{
     forward::MARK,
     hook::Hook,
-    maps::{FLOWS, address, backend, config, count, count_service},
+    maps::{FLOWS, backend, config, count, count_service},
     masquerade,
     packet::{ACK, FIN, Packet, RST, SYN, Transport},
-    place::Place,
+    place::{Place, is_host},
     service::{self, Client, now, random},
     skb::Skb,
 };
@@ -148,7 +148,7 @@ pub(crate) fn is_served(packet: &Packet, flow: &Flow, now: u64) -> bool {
 
 /// The service that has the packet's destination now; 0 for none.
 #[inline(never)] // Verified once for each path otherwise.
-pub(crate) fn served_by(packet: &Packet) -> u32 {
+fn served_by(packet: &Packet) -> u32 {
     service::find(&packet.tuple, || Place::of(&packet.tuple.dst)).map_or(0, |found| found.service)
 }
 
@@ -186,36 +186,40 @@ fn restore_mirror(packet: &mut Packet) {
 }
 
 /// Decides a new flow to `frontend`: chooses a backend, claims the tuple of the answers, and sets
-/// [`Packet::to`].
+/// [`Packet::to`]. Returns where the backend lives.
 #[inline(always)]
 pub(crate) fn open(
     packet: &mut Packet,
     skb: Skb,
     hook: Hook,
     frontend: &Frontend,
-) -> Result<(), Outcome> {
-    if let Err(outcome) = choose(packet, hook, skb.device(), frontend) {
-        if matches!(outcome, Outcome::DroppedNoLocalEndpoint | Outcome::RejectedNoEndpoint) {
-            count_service(frontend.service, |stats| stats.refused += 1);
+) -> Result<Place, Outcome> {
+    let place = match choose(packet, hook, skb.device(), frontend) {
+        Ok(place) => place,
+        Err(outcome) => {
+            if matches!(outcome, Outcome::DroppedNoLocalEndpoint | Outcome::RejectedNoEndpoint) {
+                count_service(frontend.service, |stats| stats.refused += 1);
+            }
+            return Err(outcome);
         }
-        return Err(outcome);
-    }
+    };
     if masquerade::hides(packet, skb, hook) {
         packet.to.src = masquerade::address(&packet.to.dst);
         packet.flow.flags = packet.flow.flags.with(FlowFlags::SOURCE_TRANSLATED);
     }
-    settle(packet, skb.length())
+    settle(packet, skb.length())?;
+    Ok(place)
 }
 
 /// Chooses the backend of a new flow to `frontend` and the source that it sees, but for its port.
-/// `device` is where the packet came in or leaves.
+/// `device` is where the packet came in or leaves. Returns where the backend lives.
 #[inline(always)]
 pub(crate) fn choose(
     packet: &mut Packet,
     hook: Hook,
     device: u32,
     frontend: &Frontend,
-) -> Result<(), Outcome> {
+) -> Result<Place, Outcome> {
     let client = Client::of(&packet.tuple.src, hook, device);
     if !service::admits(frontend, &packet.tuple.src) {
         return Err(Outcome::DroppedSourceRange);
@@ -233,7 +237,8 @@ pub(crate) fn choose(
     packet.to.dst = backend.addr;
     packet.to.ports.dst = backend.port;
     let config = config().ok_or(Outcome::DroppedNoPort)?;
-    let target = address(&backend.addr);
+    let place = Place::of(&backend.addr);
+    let target = place.here();
     let masquerade = client.masqueraded(frontend.flags);
     let source = source(packet, hook, backend, target, masquerade, config);
     let mut flags = FlowFlags::FORWARD;
@@ -254,7 +259,7 @@ pub(crate) fn choose(
     flow.device = device;
     flow.flags = flags;
     flow.pad = 0;
-    Ok(())
+    Ok(place)
 }
 
 /// Claims what was chosen.
@@ -315,14 +320,9 @@ pub(crate) fn may_clash(packet: &Packet, skb: Skb, hook: Hook, place: Place) -> 
         && match hook {
             Hook::FromPod => true,
             Hook::FromUplink => matches!(place, Place::Pod(_) | Place::Host(_)),
-            Hook::ToPod => skb.mark() != MARK && is_of_host(packet),
-            Hook::ToUplink => is_of_host(packet),
+            Hook::ToPod => skb.mark() != MARK && is_host(&packet.tuple.src),
+            Hook::ToUplink => is_host(&packet.tuple.src),
         }
-}
-
-#[inline(always)]
-fn is_of_host(packet: &Packet) -> bool {
-    matches!(Place::of(&packet.tuple.src), Place::Host(_))
 }
 
 /// Whether the answers to a plain connection would be taken for those of a flow: its client uses one
@@ -364,9 +364,25 @@ pub(crate) fn change_source(
 
 /// Writes both halves of [`Packet::flow`]. The half for the answers is the lock: while its tuple is
 /// taken, another source port is tried.
-#[inline(never)] // Its loop would be verified once for each hook and path.
+#[inline(always)]
 fn claim(packet: &mut Packet, length: u32) -> Result<(), Outcome> {
-    let config = config().ok_or(Outcome::DroppedNoPort)?;
+    const NO_PORT: u32 = Outcome::DroppedNoPort as u32;
+    match claim_halves(packet, length) {
+        0 => Ok(()),
+        NO_PORT => Err(Outcome::DroppedNoPort),
+        _ => Err(Outcome::DroppedFlowTable),
+    }
+}
+
+/// See [`claim`]; returns 0, or the number of the outcome. `length` is the packet's, in bytes.
+///
+/// Exported, which makes it a global function: the verifier looks at its loop once, and not once for
+/// each path that leads to it.
+#[unsafe(no_mangle)]
+extern "C" fn claim_halves(packet: *mut Packet, length: u32) -> u32 {
+    // SAFETY: null, for all that the verifier knows, or the packet at hand.
+    let Some(packet) = (unsafe { packet.as_mut() }) else { return Outcome::DroppedNoPort as u32 };
+    let Some(config) = config() else { return Outcome::DroppedNoPort as u32 };
     let ports = u32::from(config.port_max.wrapping_sub(config.port_min)) + 1;
     let flags = packet.flow.flags;
     let keep_port = !flags.has(FlowFlags::SOURCE_TRANSLATED);
@@ -388,7 +404,7 @@ fn claim(packet: &mut Packet, length: u32) -> Result<(), Outcome> {
         }
     }
     if !claimed {
-        return Err(Outcome::DroppedNoPort);
+        return Outcome::DroppedNoPort as u32;
     }
     packet.flow.to = packet.to;
     packet.flow.flags = flags.with(FlowFlags::SEEN).with(seen(packet.tcp));
@@ -397,9 +413,9 @@ fn claim(packet: &mut Packet, length: u32) -> Result<(), Outcome> {
     if FLOWS.insert(&packet.tuple, &packet.flow, 0).is_err() {
         // Best effort: an answer that comes is translated, and the entry ages.
         let _ = FLOWS.remove(&packet.key);
-        return Err(Outcome::DroppedFlowTable);
+        return Outcome::DroppedFlowTable as u32;
     }
-    Ok(())
+    0
 }
 
 /// Whether the half that stands in the way is this flow's own, its other half having been evicted.

@@ -179,7 +179,14 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
     {
         flow::leave_to_stack(packet, mode);
     }
-    if !packet.known {
+    let for_pods = place.is_pod() || hook == Hook::ToPod;
+    let has_ports = matches!(packet.transport, Transport::Whole | Transport::Later);
+    let frontend = if packet.known || for_pods || !has_ports {
+        None
+    } else {
+        service::find(&packet.tuple, || place)
+    };
+    if !packet.known && frontend.is_none() {
         let outside = masquerade::applies(packet, skb, hook, place);
         if outside
             || flow::may_clash(packet, skb, hook, place)
@@ -206,17 +213,15 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
         }
         return forward::translate(packet, skb, hook, place);
     }
-    if place.is_pod() || hook == Hook::ToPod {
-        return forward::carry(packet, skb, hook, place);
-    }
-    if matches!(packet.transport, Transport::Whole | Transport::Later)
-        && let Some(frontend) = service::find(&packet.tuple, || place)
-    {
+    if let Some(frontend) = frontend {
         if hook == Hook::FromUplink && is_spoofed(packet) {
             return Err(Outcome::DroppedMartian);
         }
-        flow::open(packet, skb, hook, frontend)?;
-        return forward::translate(packet, skb, hook, Place::of(&packet.to.dst));
+        let place = flow::open(packet, skb, hook, frontend)?;
+        return forward::translate(packet, skb, hook, place);
+    }
+    if for_pods {
+        return forward::carry(packet, skb, hook, place);
     }
     keep_in(packet, place)?;
     forward::keep_from_nobody(packet, skb, hook, place)?;
@@ -229,7 +234,7 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
 #[inline(always)]
 fn is_martian(packet: &Packet) -> bool {
     maps::config().is_some_and(|config| config.flags.has(ConfigFlags::LOOPBACK))
-        && matches!(Place::of(&packet.tuple.src), Place::Host(_))
+        && place::is_host(&packet.tuple.src)
 }
 
 /// Whether a packet that would open a flow carries a source that nobody on the wire can have. The kernel
@@ -237,7 +242,7 @@ fn is_martian(packet: &Packet) -> bool {
 #[inline(always)]
 fn is_spoofed(packet: &Packet) -> bool {
     let src = &packet.tuple.src;
-    src.is_loopback() || src.is_nobodys() || matches!(Place::of(src), Place::Host(_))
+    src.is_loopback() || src.is_nobodys() || place::is_host(src)
 }
 
 /// Keeps what is addressed to a service, but served by none, from being routed out of the node.

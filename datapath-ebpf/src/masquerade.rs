@@ -3,7 +3,6 @@
 //! (RFC 5508, 3.1).
 
 use crate::{
-    flow,
     hook::Hook,
     maps::{NON_MASQUERADE, config, frontend},
     packet::{Packet, Transport},
@@ -29,7 +28,6 @@ pub(crate) fn applies(packet: &Packet, skb: Skb, hook: Hook, place: Place) -> bo
         && matches!(place, Place::Elsewhere)
         && is_on()
         && packet.ttl > 1
-        && flow::served_by(packet) == 0
         && frontend(&FrontendKey::any_port(packet.tuple.dst)).is_none()
         && is_outside(skb.raw(), packet) != 0
 }

@@ -41,11 +41,26 @@ impl Place {
         }
     }
 
+    /// What lives on this node under the address.
+    #[inline(always)]
+    pub(crate) fn here(self) -> Option<&'static Address> {
+        match self {
+            Self::Pod(here) | Self::Host(here) => Some(here),
+            _ => None,
+        }
+    }
+
     /// Whether pods live there, of whichever node.
     #[inline(always)]
     pub(crate) fn is_pod(self) -> bool {
         matches!(self, Self::Pod(_) | Self::Remote(_) | Self::Tunnel(_))
     }
+}
+
+/// Whether the address is one of the node itself.
+#[inline(always)]
+pub(crate) fn is_host(addr: &Addr) -> bool {
+    maps::address(addr).is_some_and(|here| here.kind == AddressKind::HOST)
 }
 
 /// The range that the address is in.

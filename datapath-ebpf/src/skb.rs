@@ -169,6 +169,26 @@ impl Skb {
         })
     }
 
+    /// Overwrites what stands at `offset` with the first `length` bytes of `value`.
+    #[inline(always)]
+    pub(crate) fn store_some<T: Pod>(
+        self,
+        offset: u32,
+        value: &T,
+        length: u32,
+    ) -> Result<(), Failed> {
+        // SAFETY: the verifier sees that the helper reads at most `size_of::<T>()` initialised bytes.
+        check(unsafe {
+            helpers::bpf_skb_store_bytes(
+                self.0.cast(),
+                offset,
+                core::ptr::from_ref(value).cast(),
+                length,
+                0,
+            )
+        })
+    }
+
     /// Adds the difference `partial` to the transport checksum at `offset`.
     #[inline(always)]
     pub(crate) fn update_checksum(

@@ -8,7 +8,7 @@ use crate::{
     forward,
     maps::{config, count, count_tunnel},
     packet::{Ipv4, Ipv6, Packet, Transport},
-    place::{Place, route},
+    place::{is_host, route},
     skb::{Action, ETHERNET, Failed, NEXT, Skb},
 };
 use aya_ebpf::bindings::__sk_buff;
@@ -55,7 +55,7 @@ pub(crate) fn ends_here(packet: &Packet) -> bool {
     matches!(packet.transport, Transport::Other | Transport::Orphan)
         && is_tunnel(packet.tuple.protocol)
         && is_on()
-        && matches!(Place::of(&packet.tuple.dst), Place::Host(_))
+        && is_host(&packet.tuple.dst)
 }
 
 /// Whether this node has tunnels.

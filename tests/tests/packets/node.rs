@@ -414,9 +414,11 @@ impl Node {
         self.test_run("sweep", options).expect("the program runs").return_value
     }
 
-    /// Sends a frame through a program and returns how many nanoseconds it took there.
-    pub(crate) fn time(&mut self, program: &str, frame: &[u8]) -> (Verdict, u32) {
-        let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };
+    /// Sends a frame through a program, `times` in a row: what comes out goes in again. Returns how many
+    /// nanoseconds it took there, on average.
+    pub(crate) fn time(&mut self, program: &str, frame: &[u8], times: u32) -> (Verdict, u32) {
+        let options =
+            TestRunOptions { data_in: Some(frame), repeat: times, ..TestRunOptions::default() };
         let result = self.test_run(program, options).expect("the program runs");
         (verdict(program, &result), result.duration.as_nanos() as u32)
     }
@@ -436,10 +438,11 @@ impl Node {
     }
 
     /// As [`time`](Self::time), for a program that returns at once: a packet of ours.
-    pub(crate) fn time_of_nothing(&mut self, frame: &[u8]) -> u32 {
+    pub(crate) fn time_of_nothing(&mut self, frame: &[u8], times: u32) -> u32 {
         let options = TestRunOptions {
             data_in: Some(frame),
             ctx_in: Some(&MARKED),
+            repeat: times,
             ..TestRunOptions::default()
         };
         let result = self.test_run(FROM_UPLINK, options).expect("the program runs");
