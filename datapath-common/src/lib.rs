@@ -14,6 +14,7 @@ mod address;
 pub mod checksum;
 mod config;
 mod flow;
+mod maglev;
 mod outcome;
 mod route;
 mod service;
@@ -22,6 +23,7 @@ mod socket;
 pub use address::{Addr, Be16, LpmKey, Protocol};
 pub use config::{Config, ConfigFlags};
 pub use flow::{Flow, FlowFlags, Fragment, Ports, Timeouts, Tuple};
+pub use maglev::{MAGLEV_SIZE, MaglevTable, maglev_entry, mix};
 pub use outcome::Outcome;
 pub use route::{Address, AddressKind, Route, RouteKind, TunnelStats, tunnel_overhead};
 pub use service::{
@@ -47,6 +49,7 @@ mod tests {
             ("Frontend", size_of::<Frontend>(), 28),
             ("SlotKey", size_of::<SlotKey>(), 8),
             ("MemberKey", size_of::<MemberKey>(), 8),
+            ("MaglevTable", size_of::<MaglevTable>(), 32_700),
             ("Backend", size_of::<Backend>(), 24),
             ("Service", size_of::<Service>(), 192),
             ("SourceRangeKey", size_of::<SourceRangeKey>(), 24),

@@ -90,6 +90,8 @@ impl FrontendFlags {
     pub const DROP_OUTSIDE: Self = Self(1 << 4);
     /// Only sources listed in `SOURCE_RANGES` for this service may use the frontend.
     pub const SOURCE_RANGES: Self = Self(1 << 5);
+    /// Backends are chosen by the tables in `MAGLEV`, not at random.
+    pub const MAGLEV: Self = Self(1 << 6);
 
     /// Whether all bits of `other` are set.
     #[inline(always)]

@@ -232,8 +232,8 @@ pub(crate) fn choose(
             Outcome::RejectedNoEndpoint
         });
     }
-    let (id, backend) =
-        service::select(frontend, list, &packet.tuple.src).ok_or(Outcome::RejectedNoEndpoint)?;
+    let (id, backend) = service::select(frontend, list, &packet.tuple.src, Some(&packet.tuple))
+        .ok_or(Outcome::RejectedNoEndpoint)?;
     packet.to.dst = backend.addr;
     packet.to.ports.dst = backend.port;
     let config = config().ok_or(Outcome::DroppedNoPort)?;

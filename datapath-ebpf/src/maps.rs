@@ -6,6 +6,7 @@
 //! | `FRONTENDS` | [`FrontendKey`] → [`Frontend`] | agent | tc, socket |
 //! | `SLOTS` | [`SlotKey`] → backend id | agent | tc, socket |
 //! | `MEMBERS` | [`MemberKey`] → 0 | agent | tc |
+//! | `MAGLEV` | number of a list → [`MaglevTable`] | agent | tc |
 //! | `BACKENDS` | id → [`Backend`] | agent | tc, socket |
 //! | `SERVICES` | id → [`Service`] | agent | tools |
 //! | `SOURCE_RANGES` | [`SourceRangeKey`] → 0 | agent | tc |
@@ -31,8 +32,8 @@ use aya_ebpf::{
 };
 use datapath_common::{
     Addr, Address, Affinity, AffinityKey, Backend, Config, Flow, Fragment, Frontend, FrontendKey,
-    MemberKey, Outcome, Ports, Route, Service, ServiceStats, SlotKey, SocketKey, SocketPeer,
-    TunnelStats, Tuple,
+    MaglevTable, MemberKey, Outcome, Ports, Route, Service, ServiceStats, SlotKey, SocketKey,
+    SocketPeer, TunnelStats, Tuple,
 };
 
 /// Tables that the agent fills grow with the cluster: they take memory as they fill.
@@ -46,6 +47,8 @@ pub(crate) static FRONTENDS: HashMap<FrontendKey, Frontend, 262_144, SPARSE> = H
 pub(crate) static SLOTS: HashMap<SlotKey, u32, 2_097_152, SPARSE> = HashMap::new();
 #[btf_map]
 pub(crate) static MEMBERS: HashMap<MemberKey, u8, 1_048_576, SPARSE> = HashMap::new();
+#[btf_map]
+pub(crate) static MAGLEV: HashMap<u32, MaglevTable, 4_096, SPARSE> = HashMap::new();
 #[btf_map]
 pub(crate) static BACKENDS: HashMap<u32, Backend, 1_048_576, SPARSE> = HashMap::new();
 #[btf_map]

@@ -3,8 +3,8 @@
 use crate::{
     hook::Hook,
     maps::{
-        AFFINITY, LOCAL_CLIENTS, LOCAL_DEVICES, MEMBERS, SLOTS, SOURCE_RANGES, address, backend,
-        config, frontend,
+        AFFINITY, LOCAL_CLIENTS, LOCAL_DEVICES, MAGLEV, MEMBERS, SLOTS, SOURCE_RANGES, address,
+        backend, config, frontend,
     },
     place::Place,
     skb::longest_prefix,
@@ -13,6 +13,7 @@ use aya_ebpf::helpers::{bpf_get_prandom_u32, generated::bpf_ktime_get_coarse_ns}
 use datapath_common::{
     Addr, Address, AddressKind, Affinity, AffinityKey, Backend, BackendList, Config, ConfigFlags,
     Frontend, FrontendFlags, FrontendKey, LpmKey, MemberKey, SlotKey, SourceRangeKey, Tuple,
+    maglev_entry,
 };
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, exact to some milliseconds and cheap.
@@ -140,27 +141,61 @@ pub(crate) fn admits(frontend: &Frontend, src: &Addr) -> bool {
 /// One of the list's backends, each as likely as the others.
 #[inline(always)]
 pub(crate) fn pick(list: BackendList) -> Option<(u32, &'static Backend)> {
-    let key = SlotKey { list: list.id, index: random(list.count) };
+    slot(list, random(list.count))
+}
+
+/// The backend at a position of the list.
+#[inline(always)]
+fn slot(list: BackendList, index: u32) -> Option<(u32, &'static Backend)> {
+    let key = SlotKey { list: list.id, index };
     // SAFETY: entries are replaced, never changed in place.
     let id = *unsafe { SLOTS.get(&key) }?;
     Some((id, backend(id)?))
 }
 
-/// The backend for a new flow of `client`: its last one under session affinity, else any.
+/// The backend that every node would choose for the packet, where the frontend wants that.
+#[inline(always)]
+fn agreed(
+    frontend: &Frontend,
+    list: BackendList,
+    tuple: &Tuple,
+) -> Option<(u32, &'static Backend)> {
+    if !frontend.flags.has(FrontendFlags::MAGLEV) {
+        return None;
+    }
+    // SAFETY: as in `slot`.
+    let table = unsafe { MAGLEV.get(&list.id) }?;
+    let entry = maglev_entry(tuple, frontend.affinity != 0);
+    slot(list, u32::from(*table.entries.get(entry as usize)?))
+}
+
+/// One that all nodes agree on where there is a packet to agree on, or else any.
+#[inline(always)]
+fn choose(
+    frontend: &Frontend,
+    list: BackendList,
+    packet: Option<&Tuple>,
+) -> Option<(u32, &'static Backend)> {
+    packet.and_then(|tuple| agreed(frontend, list, tuple)).or_else(|| pick(list))
+}
+
+/// The backend for a new flow of `client`: its last one under session affinity, else one that all nodes
+/// agree on or any, as the frontend says. Without a packet there is nothing that they could agree on.
 #[inline(always)]
 pub(crate) fn select(
     frontend: &Frontend,
     list: BackendList,
     client: &Addr,
+    packet: Option<&Tuple>,
 ) -> Option<(u32, &'static Backend)> {
     if frontend.affinity == 0 {
-        return pick(list);
+        return choose(frontend, list, packet);
     }
     let key = AffinityKey { client: *client, service: frontend.service };
     let now = now();
     let (id, chosen) = match remembered(&key, frontend.affinity, list, now) {
         Some(found) => found,
-        None => pick(list)?,
+        None => choose(frontend, list, packet)?,
     };
     // The time starts anew with every new flow. A full table only forgets another client.
     let _ = AFFINITY.insert(&key, &Affinity { last_used: now, backend: id, pad: 0 }, 0);

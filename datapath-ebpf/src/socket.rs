@@ -209,7 +209,7 @@ impl Found {
     #[inline(always)]
     fn choose(&self, client: Client, dialled: &Endpoint) -> Option<(u32, Endpoint)> {
         let list = client.list(self.frontend);
-        let (id, chosen) = service::select(self.frontend, list, &dialled.addr)?;
+        let (id, chosen) = service::select(self.frontend, list, &dialled.addr, None)?;
         count_service(self.frontend.service, |stats| stats.sockets += 1);
         Some((id, Endpoint { addr: chosen.addr, port: chosen.port }))
     }

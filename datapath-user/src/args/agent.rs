@@ -6,6 +6,7 @@ use crate::{
     config::{self, LogFormat, ProxyConfig, Remark},
     datapath,
     k8s::{Access, SavedServers},
+    model::Algorithm,
     node::{self, PortRange},
     plan::{MasqueradeOutside, Routing, Settings},
 };
@@ -68,6 +69,16 @@ pub struct AgentArgs {
         default_value = "/run/cni-ipam-state"
     )]
     cni_data_dir: PathBuf,
+    /// How the backend of a new connection is chosen, where a Service's annotation
+    /// `datapath/lb-algorithm` does not say: at random, or by its addresses and ports, so that every
+    /// node chooses the same (maglev).
+    #[arg(
+        long,
+        value_name = "random|maglev",
+        env = "DATAPATH_LB_ALGORITHM",
+        default_value = "random"
+    )]
+    lb_algorithm: Algorithm,
     /// Translate at the sockets of this node's processes too, not by tc alone.
     #[arg(long, value_enum, env = "DATAPATH_SOCKET_LB", default_value = "on")]
     socket_lb: Switch,
@@ -131,6 +142,7 @@ impl AgentArgs {
         let mut plan = Settings::new(&config.node_name());
         plan.proxy_name.clone_from(&config.service_proxy_name);
         plan.masquerade_all = config.masquerade_all.unwrap_or(false);
+        plan.algorithm = self.lb_algorithm;
         plan.local = config.local_detector()?;
         plan.primary = config.primary_address();
         plan.routing = self.routing;

@@ -5,8 +5,8 @@ use crate::plan::{Change, Keys, Tables};
 use bytemuck::Pod;
 use datapath_common::{
     Addr, Address, Affinity, AffinityKey, Backend, Config, Flow, Fragment, Frontend, FrontendKey,
-    LpmKey, MemberKey, Outcome, Ports, Route, Service, ServiceStats, SlotKey, SocketKey,
-    SocketPeer, SourceRangeKey, TunnelStats, Tuple,
+    LpmKey, MAGLEV_SIZE, MaglevTable, MemberKey, Outcome, Ports, Route, Service, ServiceStats,
+    SlotKey, SocketKey, SocketPeer, SourceRangeKey, TunnelStats, Tuple,
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -14,6 +14,7 @@ use std::{
     hash::Hash,
     io,
     marker::PhantomData,
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -93,6 +94,28 @@ impl<K: Pod + Eq + Hash, V: Pod> Table<K, V> {
 
     fn failed(&self, what: &'static str) -> impl FnOnce(io::Error) -> Error {
         failed(self.name, self.map.info().max_entries, what)
+    }
+}
+
+/// Values that are too large to be moved about.
+impl Table<u32, MaglevTable> {
+    fn tables(&self) -> Result<HashMap<u32, Arc<[u16]>>, Error> {
+        let mut tables = HashMap::new();
+        let visit = |key: &[u8], value: &[u8]| {
+            let entries = value.chunks_exact(2).take(MAGLEV_SIZE);
+            let table = entries.map(bytemuck::pod_read_unaligned).collect();
+            tables.insert(bytemuck::pod_read_unaligned(key), table);
+        };
+        self.map.for_each(visit).map_err(self.failed("reading"))?;
+        Ok(tables)
+    }
+
+    fn put_tables(&self, tables: &HashMap<u32, Arc<[u16]>>) -> Result<(), Error> {
+        tables.iter().try_for_each(|(list, table)| {
+            let mut value = bytemuck::cast_slice(table).to_vec();
+            value.resize(size_of::<MaglevTable>(), 0);
+            self.map.update(bytemuck::bytes_of(list), &value).map_err(self.failed("writing"))
+        })
     }
 }
 
@@ -193,6 +216,7 @@ maps! {
     frontends: Table<FrontendKey, Frontend> = "FRONTENDS",
     slots: Table<SlotKey, u32> = "SLOTS",
     members: Table<MemberKey, u8> = "MEMBERS",
+    maglev: Table<u32, MaglevTable> = "MAGLEV",
     backends: Table<u32, Backend> = "BACKENDS",
     services: Table<u32, Service> = "SERVICES",
     source_ranges: Table<SourceRangeKey, u8> = "SOURCE_RANGES",
@@ -218,6 +242,7 @@ impl Maps {
             backends: self.backends.entries()?,
             slots: self.slots.entries()?,
             members: self.members.keys()?,
+            maglev: self.maglev.tables()?,
             source_ranges: self.source_ranges.keys()?,
             frontends: self.frontends.entries()?,
             addresses: self.addresses.entries()?,
@@ -245,6 +270,7 @@ impl Maps {
             backends,
             slots,
             members,
+            maglev,
             source_ranges,
             frontends,
             addresses,
@@ -258,6 +284,7 @@ impl Maps {
         self.backends.put_all(copied(backends))?;
         self.slots.put_all(copied(slots))?;
         self.members.put_all(members.iter().map(|key| (*key, 0)))?;
+        self.maglev.put_tables(maglev)?;
         self.source_ranges.put_all(source_ranges.iter().map(|key| (*key, 0)))?;
         self.addresses.put_all(copied(addresses))?;
         self.routes.put_all(copied(routes))?;
@@ -274,6 +301,7 @@ impl Maps {
             backends,
             slots,
             members,
+            maglev,
             source_ranges,
             frontends: _,
             addresses,
@@ -284,6 +312,7 @@ impl Maps {
         } = keys;
         self.slots.remove_all(slots)?;
         self.members.remove_all(members)?;
+        self.maglev.remove_all(maglev)?;
         self.backends.remove_all(backends)?;
         self.source_ranges.remove_all(source_ranges)?;
         self.addresses.remove_all(addresses)?;

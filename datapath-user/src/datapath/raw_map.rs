@@ -12,8 +12,10 @@ use std::{
 
 /// The kernel's own "operation not supported", which the C library does not know.
 const ENOTSUPP: i32 = 524;
-/// Entries asked for in one lookup; hash buckets that do not fit make it grow.
+/// Entries asked for in one lookup, as long as they fit these bytes; hash buckets that do not fit make
+/// it grow.
 const BATCH: usize = 4096;
+const BATCH_BYTES: usize = 1 << 20;
 /// Flag of an update that must create the entry.
 const NOEXIST: u64 = 1;
 
@@ -170,7 +172,9 @@ impl RawMap {
     pub(super) fn for_each(&self, mut visit: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
         // The position is the map's own business: a bucket number or a key.
         let mut position = vec![0_u8; self.key_size().max(size_of::<u64>())];
-        let (mut started, mut size) = (false, BATCH.min(self.info.max_entries as usize).max(1));
+        let fitting = BATCH_BYTES / (self.key_size() + self.value_size);
+        let size = BATCH.min(fitting).min(self.info.max_entries as usize).max(1);
+        let (mut started, mut size) = (false, size);
         loop {
             let mut keys = vec![0; size * self.key_size()];
             let mut values = vec![0; size * self.value_size];

@@ -91,6 +91,8 @@ pub(super) fn service(object: &core::Service) -> Service {
     service.source_ranges = of.nets("spec.loadBalancerSourceRanges", ranges);
     service.load_balancer_vips = of.ips("status.loadBalancer.ingress.ip", vips(object));
     service.affinity = affinity(spec);
+    service.algorithm = annotation(&object.metadata, ALGORITHM)
+        .and_then(|text| of.kept(ALGORITHM, text, text.parse()));
     service.health_check_node_port = spec
         .health_check_node_port
         .filter(|port| *port != 0)
@@ -180,8 +182,7 @@ pub(super) fn node(object: &core::Node, names: &mut Names) -> Node {
 /// Blocks of pod addresses besides `spec.podCIDRs`, ranges with commas between them.
 fn further_blocks(of: &Of<'_>, object: &core::Node) -> Box<[IpNet]> {
     const ANNOTATION: &str = "datapath/pod-blocks";
-    let annotations = object.metadata.annotations.as_ref();
-    let text = annotations.and_then(|all| all.get(ANNOTATION)).map_or("", String::as_str);
+    let text = annotation(&object.metadata, ANNOTATION).map_or("", String::as_str);
     let blocks: Vec<String> = text
         .split(',')
         .map(|block| block.trim().to_owned())
@@ -234,6 +235,10 @@ impl Of<'_> {
 
 fn label<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a String> {
     meta.labels.as_ref()?.get(key)
+}
+
+fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a String> {
+    meta.annotations.as_ref()?.get(key)
 }
 
 /// One cluster address per family, the first of each; none for headless Services.
@@ -376,6 +381,9 @@ fn parse_net(text: &str) -> Result<IpNet, &'static str> {
     };
     read().map(|net| net.trunc()).ok_or("not a range of addresses")
 }
+
+/// Annotation of a Service: how its backends are chosen.
+const ALGORITHM: &str = "datapath/lb-algorithm";
 
 /// `timeoutSeconds` where the Service gives none (the API server's own default).
 const DEFAULT_AFFINITY: i32 = 10_800;

@@ -2,7 +2,7 @@
 
 use super::ObjectName;
 use ipnet::IpNet;
-use std::{fmt, net::IpAddr, num::NonZeroU16};
+use std::{fmt, net::IpAddr, num::NonZeroU16, str::FromStr};
 
 /// What `spec.type` says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -26,6 +26,38 @@ pub enum TrafficPolicy {
     Cluster,
     /// Endpoints on this node only.
     Local,
+}
+
+/// How the backend of a new connection is chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Algorithm {
+    /// Each is as likely as the others.
+    #[default]
+    Random,
+    /// By the addresses and ports of the connection: every node chooses the same.
+    Maglev,
+}
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Random, Self::Maglev];
+
+    /// As flags and annotations spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::Maglev => "maglev",
+        }
+    }
+}
+
+impl FromStr for Algorithm {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let known = Self::ALL.into_iter().find(|algorithm| algorithm.name() == text);
+        known.ok_or("not one of random, maglev")
+    }
 }
 
 /// Transport protocol of a port.
@@ -90,6 +122,8 @@ pub struct Service {
     pub external_policy: TrafficPolicy,
     /// Timeout of the session affinity by client address, in seconds.
     pub affinity: Option<u32>,
+    /// How backends are chosen, by the annotation `datapath/lb-algorithm`.
+    pub algorithm: Option<Algorithm>,
     /// `spec.healthCheckNodePort`.
     pub health_check_node_port: Option<NonZeroU16>,
 }
@@ -110,6 +144,7 @@ impl Service {
             internal_policy: TrafficPolicy::Cluster,
             external_policy: TrafficPolicy::Cluster,
             affinity: None,
+            algorithm: None,
             health_check_node_port: None,
         }
     }

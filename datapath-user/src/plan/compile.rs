@@ -5,7 +5,8 @@ use super::{
     endpoints::{Candidate, Categories, Place, Uses, categorize, is_local, join},
 };
 use crate::model::{
-    Family, Model, ObjectName, Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
+    Algorithm, Family, Model, ObjectName, Protocol, Service, ServicePort, ServiceType,
+    TrafficPolicy,
 };
 use datapath_common::{
     Addr, Be16, FrontendFlags, FrontendKey, FrontendKind, LpmKey, Protocol as IpProtocol,
@@ -23,6 +24,8 @@ pub(super) struct Context {
     /// Families of which it is known which sources are pods.
     pub(super) detected: Vec<Family>,
     pub(super) masquerade_all: bool,
+    /// How backends are chosen, unless a Service says otherwise.
+    pub(super) algorithm: Algorithm,
     pub(super) proxy_name: Option<String>,
 }
 
@@ -66,6 +69,8 @@ pub(super) struct PortPlan {
     pub(super) name: Box<str>,
     pub(super) protocol: Protocol,
     pub(super) affinity: u32,
+    /// Whether all nodes are to choose the same backend.
+    pub(super) maglev: bool,
     /// Endpoints that are ready or serving, in order.
     pub(super) backends: Vec<Target>,
     /// The lists that are not empty.
@@ -123,6 +128,7 @@ fn compile_port(
         name: port.name.clone(),
         protocol: port.protocol,
         affinity: service.affinity.unwrap_or(0),
+        maglev: service.algorithm.unwrap_or(context.algorithm) == Algorithm::Maglev,
         backends: Vec::new(),
         lists: Vec::new(),
         ranges: Vec::new(),

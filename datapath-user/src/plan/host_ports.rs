@@ -69,6 +69,7 @@ fn empty(host_port: &HostPort) -> PortPlan {
         name: name(host_port).into(),
         protocol: host_port.protocol,
         affinity: 0,
+        maglev: false,
         backends: Vec::new(),
         lists: Vec::new(),
         ranges: Vec::new(),

@@ -15,6 +15,7 @@ mod endpoints;
 mod health;
 mod host_ports;
 mod ids;
+mod maglev;
 mod masquerade;
 mod network;
 mod node_ports;

@@ -64,6 +64,7 @@ impl Planner {
             addresses: Vec::new(),
             detected: Vec::new(),
             masquerade_all: settings.masquerade_all,
+            algorithm: settings.algorithm,
             proxy_name: settings.proxy_name.clone(),
         };
         Self {
@@ -254,6 +255,7 @@ impl Planner {
             addresses: self.network.primary(&self.settings, model),
             detected: self.detected.families().into_iter().collect(),
             masquerade_all: self.settings.masquerade_all,
+            algorithm: self.settings.algorithm,
             proxy_name: self.settings.proxy_name.clone(),
         }
     }

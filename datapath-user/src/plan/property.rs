@@ -5,9 +5,10 @@ use super::{
     tests::{endpoint, ip, name, own_node, port, service, slice, view},
 };
 use crate::model::{
-    Event, HostPort, Kind, Model, Pod, Protocol, Service, ServiceType, Slice, TrafficPolicy,
+    Algorithm, Event, HostPort, Kind, Model, Pod, Protocol, Service, ServiceType, Slice,
+    TrafficPolicy,
 };
-use datapath_common::SlotKey;
+use datapath_common::{FrontendFlags, SlotKey};
 use proptest::prelude::*;
 
 fn policy() -> impl Strategy<Value = TrafficPolicy> {
@@ -18,7 +19,7 @@ fn policy() -> impl Strategy<Value = TrafficPolicy> {
 fn any_service() -> impl Strategy<Value = Service> {
     let addresses = (0..4_u8, 0..5_u8, any::<bool>(), 0..3_u8);
     let policies = (policy(), policy(), prop_oneof![Just(None), Just(Some(60_u32))]);
-    let external = (any::<[bool; 3]>(), 0..3_i64, any::<bool>());
+    let external = ((any::<[bool; 3]>(), 0..20_u8), 0..3_i64, any::<bool>());
     (addresses, policies, external).prop_map(|(addresses, policies, external)| {
         let (number, address, dual, node_port) = addresses;
         let v4 = format!("10.200.1.{address}");
@@ -26,9 +27,11 @@ fn any_service() -> impl Strategy<Value = Service> {
         let ips = if dual { vec![&*v4, &*v6] } else { vec![&*v4] };
         let mut service = service(&format!("svc{number}"), &ips);
         (service.internal_policy, service.external_policy, service.affinity) = policies;
-        let ([balanced, external_ip, ranges], created, other) = external;
+        let (([balanced, external_ip, ranges], algorithm), created, other) = external;
         service.kind = ServiceType::LoadBalancer;
         service.created = created;
+        // Seldom: tables are large.
+        service.algorithm = (algorithm == 0).then_some(Algorithm::Maglev);
         service.ports[0].node_port = (node_port > 0).then(|| port(30000 + u16::from(node_port)));
         if balanced {
             service.load_balancer_vips = [ip("192.0.2.10"), ip("2001:db8::10")].into();
@@ -110,7 +113,10 @@ fn any_event() -> impl Strategy<Value = Event> {
 /// Every frontend points to slots that are there, and these to backends that are there.
 fn assert_whole(tables: &Tables) {
     for (key, frontend) in &tables.frontends {
+        let maglev = frontend.flags.has(FrontendFlags::MAGLEV);
         for list in [frontend.inside, frontend.outside] {
+            let whole = !maglev || list.count == 0 || tables.maglev.contains_key(&list.id);
+            assert!(whole, "{key:?} has no table");
             for index in 0..list.count {
                 let backend = tables.slots.get(&SlotKey { list: list.id, index });
                 let backend = backend.unwrap_or_else(|| panic!("{key:?} points to no slot"));
@@ -129,6 +135,9 @@ fn apply(tables: &mut Tables, change: &Change) {
         assert!(tables.slots.insert(*slot, *backend).is_none(), "a list was written over");
     }
     tables.members.extend(&put.members);
+    for (list, table) in &put.maglev {
+        assert!(tables.maglev.insert(*list, table.clone()).is_none(), "a table was written over");
+    }
     tables.source_ranges.extend(&put.source_ranges);
     tables.addresses.extend(&put.addresses);
     tables.routes.extend(&put.routes);
@@ -145,6 +154,7 @@ fn apply(tables: &mut Tables, change: &Change) {
     remove.backends.iter().for_each(|key| _ = tables.backends.remove(key));
     remove.slots.iter().for_each(|key| _ = tables.slots.remove(key));
     remove.members.iter().for_each(|key| _ = tables.members.remove(key));
+    remove.maglev.iter().for_each(|key| _ = tables.maglev.remove(key));
     remove.source_ranges.iter().for_each(|key| _ = tables.source_ranges.remove(key));
     remove.addresses.iter().for_each(|key| _ = tables.addresses.remove(key));
     remove.routes.iter().for_each(|key| _ = tables.routes.remove(key));

@@ -4,6 +4,7 @@ use super::{
     Change, Tables,
     compile::{FrontendPlan, ListKey, PortPlan, ServicePlan, Target, ip_protocol, order},
     ids::Ids,
+    maglev,
     owner::Owner,
 };
 use crate::model::{Family, Protocol};
@@ -11,7 +12,10 @@ use datapath_common::{
     Addr, Backend, BackendList, Be16, Frontend, FrontendFlags, FrontendKey, FrontendKind, LpmKey,
     MemberKey, Service, SlotKey, SourceRangeKey,
 };
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 /// Numbers in use, and those that a run before this one gave to what is still there.
 #[derive(Debug)]
@@ -34,7 +38,7 @@ impl Numbers {
         }
         let with_members: HashSet<u32> = maps.members.iter().map(|member| member.list).collect();
         let mut old_lists: HashMap<_, Vec<_>> = HashMap::new();
-        let used = lists.keys().copied().chain(with_members.iter().copied()).collect();
+        let used = lists.keys().chain(&with_members).chain(maps.maglev.keys()).copied().collect();
         for (id, mut slots) in lists {
             slots.sort_unstable();
             let contents = slots.into_iter().map(|(_, backend)| backend).collect();
@@ -90,6 +94,8 @@ struct List {
     id: u32,
     /// Whether it has entries in `MEMBERS`.
     members: bool,
+    /// Its table in `MAGLEV`.
+    maglev: Option<Arc<[u16]>>,
     backends: Vec<u32>,
 }
 
@@ -164,6 +170,7 @@ impl ServiceState {
             for list in lists {
                 tables.slots.extend(list.slots());
                 tables.members.extend(list.members());
+                tables.maglev.extend(list.maglev());
             }
             tables.source_ranges.extend(ranges.iter().map(|range| range_key(*id, *range)));
         }
@@ -188,8 +195,17 @@ impl PortState {
         numbers: &mut Numbers,
         change: &mut Change,
     ) -> (Self, Vec<(FrontendKey, Frontend)>) {
-        let PortPlan { name, protocol, affinity, backends, lists, ranges, frontends, no_local } =
-            plan;
+        let PortPlan {
+            name,
+            protocol,
+            affinity,
+            maglev,
+            backends,
+            lists,
+            ranges,
+            frontends,
+            no_local,
+        } = plan;
         let old = old.unwrap_or_else(|| {
             let label = owner.label(&name, protocol);
             let id = numbers.service(&label);
@@ -206,11 +222,12 @@ impl PortState {
         });
         let id = old.id;
         let backends = old.next_backends(backends, numbers, change);
-        let lists = next_lists(old.lists, lists, &backends, affinity != 0, numbers, change);
+        let uses = Uses { members: affinity != 0, maglev };
+        let lists = next_lists(old.lists, lists, &backends, uses, numbers, change);
         next_ranges(id, &old.ranges, &ranges, change);
         let frontends = frontends
             .into_iter()
-            .map(|plan| (plan.key, frontend(id, affinity, &plan, &lists)))
+            .map(|plan| (plan.key, frontend(id, affinity, maglev, &plan, &lists)))
             .collect();
         let next = Self { id, name: old.name, protocol, backends, lists, ranges, no_local };
         (next, frontends)
@@ -269,11 +286,23 @@ impl List {
             .map(move |backend| MemberKey { list, backend: *backend })
     }
 
+    fn maglev(&self) -> Option<(u32, Arc<[u16]>)> {
+        Some((self.id, self.maglev.clone()?))
+    }
+
     fn remove(self, numbers: &mut Numbers, change: &mut Change) {
         change.remove.slots.extend(self.slots().map(|(key, _)| key));
         change.remove.members.extend(self.members());
+        change.remove.maglev.extend(self.maglev().map(|(id, _)| id));
         numbers.lists.release(self.id);
     }
+}
+
+/// What the lists of a service port must have besides their slots.
+#[derive(Clone, Copy)]
+struct Uses {
+    members: bool,
+    maglev: bool,
 }
 
 /// Lists with other contents are other lists; those that stay the same keep their numbers.
@@ -281,24 +310,28 @@ fn next_lists(
     mut old: Vec<List>,
     plans: Vec<(ListKey, Vec<Target>)>,
     backends: &[(Target, u32)],
-    members: bool,
+    uses: Uses,
     numbers: &mut Numbers,
     change: &mut Change,
 ) -> Vec<List> {
     let mut next = Vec::with_capacity(plans.len());
     for (key, targets) in plans {
         let ids: Vec<u32> = targets.iter().filter_map(|target| find(backends, *target)).collect();
-        let same = old
-            .iter()
-            .position(|list| list.key == key && list.members == members && list.backends == ids);
+        let Uses { members, maglev } = uses;
+        let same = old.iter().position(|list| {
+            let like = list.members == members && list.maglev.is_some() == maglev;
+            list.key == key && like && list.backends == ids
+        });
         if let Some(index) = same {
             next.push(old.swap_remove(index));
             continue;
         }
         let id = numbers.list(&ids, members);
-        let list = List { key, id, members, backends: ids };
+        let maglev = maglev.then(|| maglev::table(&targets));
+        let list = List { key, id, members, maglev, backends: ids };
         change.put.slots.extend(list.slots());
         change.put.members.extend(list.members());
+        change.put.maglev.extend(list.maglev());
         next.push(list);
     }
     for list in old {
@@ -314,8 +347,15 @@ fn next_ranges(service: u32, old: &[LpmKey], new: &[LpmKey], change: &mut Change
     change.remove.source_ranges.extend(stale.map(|range| range_key(service, *range)));
 }
 
-fn frontend(service: u32, affinity: u32, plan: &FrontendPlan, lists: &[List]) -> Frontend {
+fn frontend(
+    service: u32,
+    affinity: u32,
+    maglev: bool,
+    plan: &FrontendPlan,
+    lists: &[List],
+) -> Frontend {
     let FrontendPlan { key: _, kind, flags, inside, outside } = *plan;
+    let flags = if maglev { flags.with(FrontendFlags::MAGLEV) } else { flags };
     let list = |key: ListKey| {
         lists.iter().find(|list| list.key == key).map_or(BackendList::default(), |list| {
             BackendList { id: list.id, count: list.backends.len() as u32 }

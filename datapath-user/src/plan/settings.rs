@@ -1,7 +1,7 @@
 //! What the operator decides.
 
 use super::{LocalDetector, NodePortAddresses};
-use crate::model::ObjectName;
+use crate::model::{Algorithm, ObjectName};
 use ipnet::IpNet;
 use std::{net::IpAddr, str::FromStr};
 
@@ -94,6 +94,8 @@ pub struct Settings {
     pub proxy_name: Option<String>,
     /// The source address of everything sent to a cluster address is replaced.
     pub masquerade_all: bool,
+    /// How backends are chosen, unless a Service says otherwise.
+    pub algorithm: Algorithm,
     /// How pods of this node are told from other clients.
     pub local: LocalDetector,
     /// Counts as the node's primary address of its family, in place of that of its Node object.
@@ -119,6 +121,7 @@ impl Settings {
             node: ObjectName::cluster(node),
             proxy_name: None,
             masquerade_all: false,
+            algorithm: Algorithm::default(),
             local: LocalDetector::default(),
             primary: None,
             routing: Routing::default(),

@@ -7,6 +7,7 @@ use datapath_common::{
 use std::{
     collections::{HashMap, HashSet},
     hash::Hash,
+    sync::Arc,
 };
 
 /// One value per map: what should be there, or what is.
@@ -20,6 +21,8 @@ pub struct Tables {
     pub slots: HashMap<SlotKey, u32>,
     /// `MEMBERS`.
     pub members: HashSet<MemberKey>,
+    /// `MAGLEV`: tables of [`datapath_common::MAGLEV_SIZE`] entries.
+    pub maglev: HashMap<u32, Arc<[u16]>>,
     /// `SOURCE_RANGES`.
     pub source_ranges: HashSet<SourceRangeKey>,
     /// `FRONTENDS`.
@@ -47,6 +50,8 @@ pub struct Keys {
     pub slots: Vec<SlotKey>,
     /// `MEMBERS`.
     pub members: Vec<MemberKey>,
+    /// `MAGLEV`.
+    pub maglev: Vec<u32>,
     /// `SOURCE_RANGES`.
     pub source_ranges: Vec<SourceRangeKey>,
     /// `FRONTENDS`.
@@ -71,6 +76,7 @@ impl Tables {
             backends,
             slots,
             members,
+            maglev,
             source_ranges,
             frontends,
             addresses,
@@ -79,7 +85,8 @@ impl Tables {
             local_devices,
             non_masquerade,
         } = self;
-        let of_services = services.len() + backends.len() + slots.len() + members.len();
+        let lists = slots.len() + members.len() + maglev.len();
+        let of_services = services.len() + backends.len() + lists;
         let clients = local_clients.len() + local_devices.len();
         let of_node = addresses.len() + routes.len() + clients + non_masquerade.len();
         of_services + source_ranges.len() + frontends.len() + of_node
@@ -99,6 +106,7 @@ impl Keys {
             backends,
             slots,
             members,
+            maglev,
             source_ranges,
             frontends,
             addresses,
@@ -107,7 +115,8 @@ impl Keys {
             local_devices,
             non_masquerade,
         } = self;
-        let of_services = services.len() + backends.len() + slots.len() + members.len();
+        let lists = slots.len() + members.len() + maglev.len();
+        let of_services = services.len() + backends.len() + lists;
         let clients = local_clients.len() + local_devices.len();
         let of_node = addresses.len() + routes.len() + clients + non_masquerade.len();
         of_services + source_ranges.len() + frontends.len() + of_node
@@ -146,6 +155,7 @@ impl Change {
             backends,
             slots,
             members,
+            maglev,
             source_ranges,
             frontends,
             addresses,
@@ -160,6 +170,7 @@ impl Change {
                 backends: missing(&actual.backends, backends),
                 slots: missing(&actual.slots, slots),
                 members: members.difference(&actual.members).copied().collect(),
+                maglev: missing(&actual.maglev, maglev),
                 source_ranges: source_ranges.difference(&actual.source_ranges).copied().collect(),
                 frontends: missing(&actual.frontends, frontends),
                 addresses: missing(&actual.addresses, addresses),
@@ -176,6 +187,7 @@ impl Change {
                 backends: stale(&actual.backends, backends),
                 slots: stale(&actual.slots, slots),
                 members: actual.members.difference(members).copied().collect(),
+                maglev: stale(&actual.maglev, maglev),
                 source_ranges: actual.source_ranges.difference(source_ranges).copied().collect(),
                 frontends: stale(&actual.frontends, frontends),
                 addresses: stale(&actual.addresses, addresses),
@@ -194,14 +206,14 @@ impl Change {
 }
 
 /// Entries of `desired` that `actual` lacks or holds with another value.
-fn missing<K: Copy + Eq + Hash, V: Copy + PartialEq>(
+fn missing<K: Copy + Eq + Hash, V: Clone + PartialEq>(
     actual: &HashMap<K, V>,
     desired: &HashMap<K, V>,
 ) -> HashMap<K, V> {
     desired
         .iter()
         .filter(|(key, value)| actual.get(key) != Some(value))
-        .map(|(key, value)| (*key, *value))
+        .map(|(key, value)| (*key, value.clone()))
         .collect()
 }
 

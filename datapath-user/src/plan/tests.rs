@@ -153,7 +153,7 @@ fn plan(events: impl IntoIterator<Item = Event>) -> Tables {
     plan_with(Settings::new("n1"), events)
 }
 
-fn plan_with(settings: Settings, events: impl IntoIterator<Item = Event>) -> Tables {
+pub(super) fn plan_with(settings: Settings, events: impl IntoIterator<Item = Event>) -> Tables {
     let mut model = Model::default();
     model.apply(Event::Node(own_node()));
     for event in events {

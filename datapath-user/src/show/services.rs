@@ -3,6 +3,7 @@
 use super::table::{endpoint, list, seconds, table};
 use crate::{
     datapath::{Error, Reader},
+    model::Algorithm,
     plan::Tables,
 };
 use datapath_common::{
@@ -25,6 +26,8 @@ pub(super) struct ServicePort {
     types: Vec<&'static str>,
     /// Seconds; 0 for none.
     session_affinity: u32,
+    /// How the backends of packets are chosen.
+    algorithm: &'static str,
     frontends: Vec<FrontendRow>,
     backends: Vec<BackendRow>,
     flows: u64,
@@ -125,6 +128,7 @@ fn port(
     backends.sort_unstable();
     let mut types: Vec<_> = frontends.iter().map(|(_, frontend)| frontend.kind.name()).collect();
     types.dedup();
+    let maglev = frontends.iter().any(|(_, frontend)| frontend.flags.has(FrontendFlags::MAGLEV));
     let session_affinity = frontends.iter().map(|(_, frontend)| frontend.affinity).max();
     let frontends: Vec<_> =
         frontends.into_iter().map(|(key, frontend)| frontend_row(key, frontend, tables)).collect();
@@ -150,6 +154,7 @@ fn port(
         protocol,
         types,
         session_affinity: session_affinity.unwrap_or_default(),
+        algorithm: if maglev { Algorithm::Maglev } else { Algorithm::Random }.name(),
         backends: backends.collect(),
         frontends,
         flows: stats.flows,
@@ -244,7 +249,9 @@ pub(super) fn render_details(ports: &[ServicePort]) -> String {
 }
 
 fn details(port: &ServicePort) -> String {
-    let ServicePort { id, kind, namespace, name, protocol, flows, sockets, refused, .. } = port;
+    let ServicePort {
+        id, kind, namespace, name, protocol, algorithm, flows, sockets, refused, ..
+    } = port;
     let port_name = match port.port_name.as_str() {
         "" => String::new(),
         name => format!(" port {name}"),
@@ -277,6 +284,7 @@ fn details(port: &ServicePort) -> String {
     format!(
         "{kind:<8}  {namespace}/{name}{port_name} {protocol} (id {id})\n\
          Affinity  {affinity}\n\
+         Choice    {algorithm}\n\
          Traffic   {flows} flows at tc, {sockets} sockets, {refused} refused\n\n\
          {frontends}\n{backends}"
     )
@@ -350,5 +358,6 @@ mod tests {
         let json = serde_json::to_value(&ports).expect("JSON");
         assert_eq!(json[0]["frontends"][0]["outside"]["otherwise"], "drop");
         assert_eq!(json[0]["portName"], "http");
+        assert_eq!(json[0]["algorithm"], "random");
     }
 }

@@ -3,7 +3,7 @@
 use crate::node::{Abi, Node};
 use aya::maps::lpm_trie::Key;
 use bytemuck::Pod;
-use datapath_common::{Address, Backend, Frontend, LpmKey, Route, SourceRangeKey};
+use datapath_common::{Address, Backend, Frontend, LpmKey, MaglevTable, Route, SourceRangeKey};
 use datapath_user::plan::{Change, Keys, Tables};
 use std::collections::HashMap;
 
@@ -21,6 +21,7 @@ impl Node {
             backends,
             slots,
             members,
+            maglev,
             source_ranges,
             frontends,
             addresses,
@@ -32,6 +33,10 @@ impl Node {
         self.put_hash("BACKENDS", backends);
         self.put_hash("SLOTS", slots);
         self.put_hash("MEMBERS", &members.iter().map(|key| (*key, 0_u8)).collect());
+        self.put_hash(
+            "MAGLEV",
+            &maglev.iter().map(|(list, table)| (*list, maglev_table(table))).collect(),
+        );
         self.put_hash("ADDRESSES", addresses);
         self.put_trie("SOURCE_RANGES", source_ranges.iter().map(|key| (source_range(key), 0_u8)));
         self.put_trie("ROUTES", routes.iter().map(|(key, route)| (range(key), *route)));
@@ -47,6 +52,7 @@ impl Node {
             backends,
             slots,
             members,
+            maglev,
             source_ranges,
             frontends,
             addresses,
@@ -58,6 +64,7 @@ impl Node {
         self.remove_hash::<_, Frontend>("FRONTENDS", frontends);
         self.remove_hash::<_, u32>("SLOTS", slots);
         self.remove_hash::<_, u8>("MEMBERS", members);
+        self.remove_hash::<_, MaglevTable>("MAGLEV", maglev);
         self.remove_hash::<_, Backend>("BACKENDS", backends);
         self.remove_hash::<_, Address>("ADDRESSES", addresses);
         self.remove_trie::<_, u8>("SOURCE_RANGES", source_ranges.iter().map(source_range));
@@ -98,6 +105,10 @@ impl Node {
             map.remove(&key).expect("an entry is removed");
         }
     }
+}
+
+fn maglev_table(table: &[u16]) -> MaglevTable {
+    MaglevTable { entries: table.try_into().expect("a whole table"), pad: 0 }
 }
 
 fn range(key: &LpmKey) -> Key<Abi<[u32; 4]>> {

@@ -12,6 +12,7 @@ mod evasion;
 mod frame;
 mod gone;
 mod host_ports;
+mod maglev;
 mod malformed;
 mod masquerade;
 mod node;

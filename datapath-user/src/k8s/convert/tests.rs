@@ -1,6 +1,7 @@
 //! What objects become, field by field.
 
 use super::*;
+use crate::model::Algorithm;
 use serde_json::json;
 
 fn read_service(spec: &serde_json::Value) -> Service {
@@ -56,6 +57,22 @@ fn what_is_wrong_with_a_service_does_not_spoil_the_rest() {
     for headless in [json!({"clusterIP": "None", "clusterIPs": ["None"]}), json!({"clusterIP": ""})]
     {
         assert!(read_service(&headless).cluster_ips.is_empty());
+    }
+}
+
+#[test]
+fn the_annotation_of_the_algorithm_is_read() {
+    for (text, algorithm) in [
+        ("random", Some(Algorithm::Random)),
+        ("maglev", Some(Algorithm::Maglev)),
+        ("Maglev", None),
+        ("", None),
+    ] {
+        let object = json!({"metadata": {
+            "namespace": "ns", "name": "a", "annotations": {"datapath/lb-algorithm": text},
+        }, "spec": {}});
+        let read = service(&serde_json::from_value(object).expect("a Service"));
+        assert_eq!(read.algorithm, algorithm, "{text}");
     }
 }
 
