@@ -44,9 +44,9 @@ pub(crate) static CONFIG: Array<Config, 1> = Array::new();
 #[btf_map]
 pub(crate) static FRONTENDS: HashMap<FrontendKey, Frontend, 262_144, SPARSE> = HashMap::new();
 #[btf_map]
-pub(crate) static SLOTS: HashMap<SlotKey, u32, 2_097_152, SPARSE> = HashMap::new();
+pub(crate) static SLOTS: HashMap<SlotKey, u32, 1_048_576, SPARSE> = HashMap::new();
 #[btf_map]
-pub(crate) static MEMBERS: HashMap<MemberKey, u8, 1_048_576, SPARSE> = HashMap::new();
+pub(crate) static MEMBERS: HashMap<MemberKey, u8, 262_144, SPARSE> = HashMap::new();
 #[btf_map]
 pub(crate) static MAGLEV: HashMap<u32, MaglevTable, 4_096, SPARSE> = HashMap::new();
 #[btf_map]

@@ -1,6 +1,6 @@
 //! 10,000 Services with 10 endpoints each, one endpoint changing 100 times a second: how long each
 //! change takes from its watch event to the kernel, and that no packet gets a wrong verdict
-//! meanwhile.
+//! meanwhile. Other numbers are given by `DATAPATH_SCALE=SERVICESxENDPOINTS`.
 //!
 //! The agent's controller and the real maps and programs, without the API server, whose own speed is
 //! not in question here. A pod asks the changing Service all the time, every time from another
@@ -13,7 +13,7 @@ use datapath_common::{Addr, FrontendKey};
 use datapath_user::{
     agent::{Controller, KernelSettings},
     datapath::{
-        Datapath, Device,
+        Datapath, Device, Reader,
         devices::{KernelRoute, Snapshot},
     },
     health::Telemetry,
@@ -27,7 +27,8 @@ use nix::sched::{CloneFlags, setns};
 use sandbox::{Sandbox, in_sandbox};
 use std::{
     collections::HashSet,
-    fs::File,
+    env,
+    fs::{self, File},
     net::{IpAddr, Ipv4Addr, UdpSocket},
     num::NonZeroU16,
     path::{Path, PathBuf},
@@ -39,7 +40,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-const SERVICES: u32 = 10_000;
+/// Other numbers than [`SIZE`]: `50000x10`.
+const VARIABLE: &str = "DATAPATH_SCALE";
+const SIZE: Size = Size { services: 10_000, endpoints: 10 };
+/// Endpoints of the changing Service.
 const ENDPOINTS: u8 = 10;
 const CHANGES: usize = 500;
 const PERIOD: Duration = Duration::from_millis(10);
@@ -64,11 +68,19 @@ fn every_change_of_ten_thousand_services_is_in_the_kernel_at_once() {
         prepare(sandbox);
         let stop = Arc::new(AtomicBool::new(false));
         let servers: Vec<_> = STAYING.chain(CHANGING).map(|last| serve(last, &stop)).collect();
+        let size = Size::wanted();
+        let before = resident();
         let mut controller = controller(sandbox);
         let history = Arc::new(History::default());
         let started = Instant::now();
-        tell_all(&mut controller, &history);
-        println!("first sync of {SERVICES} Services: {:?}", started.elapsed());
+        tell_all(&mut controller, size, &history);
+        let Size { services, endpoints } = size;
+        println!(
+            "{services} Services of {endpoints} endpoints: first sync {:?}",
+            started.elapsed()
+        );
+        println!("resident memory: {} MiB, before that {} MiB", resident() >> 20, before >> 20);
+        print_memory(sandbox);
         let pod = PathBuf::from(format!("/proc/{}/ns/net", sandbox.pod_pid()));
         let asked = {
             let (stop, history) = (Arc::clone(&stop), Arc::clone(&history));
@@ -89,8 +101,44 @@ fn every_change_of_ten_thousand_services_is_in_the_kernel_at_once() {
         assert!(asked > 100, "only {asked} questions in all the time");
         assert!(wrong.is_empty(), "{wrong:?}");
         assert!(p99 < EXCESS, "p99 {p99:?}");
-        check_maps(sandbox);
+        check_maps(sandbox, size);
     });
+}
+
+/// How large the cluster is.
+#[derive(Clone, Copy)]
+struct Size {
+    services: u32,
+    endpoints: u32,
+}
+
+impl Size {
+    fn wanted() -> Self {
+        let Ok(text) = env::var(VARIABLE) else { return SIZE };
+        let (services, endpoints) = text.split_once('x').expect("of the form 50000x10");
+        let number = |text: &str| text.parse().expect("of the form 50000x10");
+        Self { services: number(services), endpoints: number(endpoints) }
+    }
+}
+
+/// Memory of this process in bytes.
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("a status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kibibytes << 10
+}
+
+/// What the maps take in the kernel.
+fn print_memory(sandbox: &Sandbox) {
+    let reader = Reader::open(&sandbox.options().bpffs).expect("the maps");
+    let mut all = 0;
+    for map in reader.map_fill().expect("the maps' fill") {
+        let memory = map.memory.unwrap_or_default();
+        all += memory;
+        println!("{:<14}{:>9} entries {:>9} KiB", map.name, map.entries, memory >> 10);
+    }
+    println!("all maps: {} MiB", all >> 20);
 }
 
 /// Addresses for all endpoints, and the pod's way to Services.
@@ -179,20 +227,20 @@ fn changing_slice(last: u8) -> Event {
     slice(0, STAYING.chain([last]).map(endpoint))
 }
 
-fn tell_all(controller: &mut Controller<Datapath>, history: &History) {
+fn tell_all(controller: &mut Controller<Datapath>, size: Size, history: &History) {
     let first = CHANGING.start;
     history.comes(first);
     controller.news(News::Event(changing_slice(first)));
-    for number in 0..SERVICES {
+    for number in 0..size.services {
         controller.news(News::Event(service(number)));
         if number > 0 {
-            let base = u32::from(Ipv4Addr::new(11, 0, 0, 0)) + number * u32::from(ENDPOINTS);
-            let all = (0..u32::from(ENDPOINTS)).map(|index| Ipv4Addr::from(base + index).into());
+            let base = u32::from(Ipv4Addr::new(11, 0, 0, 0)) + number * size.endpoints;
+            let all = (0..size.endpoints).map(|index| Ipv4Addr::from(base + index).into());
             controller.news(News::Event(slice(number, all)));
         }
     }
     controller.news(News::Event(Event::Node(Node::new("n1"))));
-    let names: HashSet<_> = (0..SERVICES).map(name).collect();
+    let names: HashSet<_> = (0..size.services).map(name).collect();
     for kind in [Kind::Service, Kind::Slice] {
         controller.news(News::Event(Event::Listed(kind, names.clone())));
     }
@@ -272,12 +320,12 @@ fn ask_all_the_time(pod: &Path, stop: &AtomicBool, history: &History) -> (usize,
 }
 
 /// What the kernel holds in the end.
-fn check_maps(sandbox: &Sandbox) {
+fn check_maps(sandbox: &Sandbox, size: Size) {
     let tables = Datapath::load(&sandbox.options()).expect("load").dump().expect("dump");
-    let all = (SERVICES * u32::from(ENDPOINTS)) as usize;
+    let all = ((size.services - 1) * size.endpoints) as usize + usize::from(ENDPOINTS);
     assert_eq!((tables.backends.len(), tables.slots.len()), (all, all));
     // One for the port, one for all others of the address.
-    assert_eq!(tables.frontends.len(), 2 * SERVICES as usize);
+    assert_eq!(tables.frontends.len(), 2 * size.services as usize);
     let key = FrontendKey::any_port(Addr::from(ADDRESS));
     assert!(tables.frontends.contains_key(&key));
     let changing: Vec<u8> = CHANGING.collect();

@@ -1,6 +1,9 @@
 //! `datapath agent`.
 
-use super::{BpffsArgs, CniConfDirArgs, STATE_DIR, values::Switch};
+use super::{
+    BpffsArgs, CniConfDirArgs, STATE_DIR,
+    values::{MapEntries, Switch},
+};
 use crate::{
     agent::{self, CniOptions, KernelSettings, Objects},
     config::{self, LogFormat, ProxyConfig, Remark},
@@ -118,6 +121,10 @@ pub struct AgentArgs {
         default_value = "30000-32767"
     )]
     service_node_port_range: PortRange,
+    /// How many entries maps hold, as `datapath map list` names them, instead of the defaults. A map that
+    /// is there keeps its size until `datapath cleanup`.
+    #[arg(long, value_name = "MAP=NUMBER", env = "DATAPATH_MAP_ENTRIES", value_delimiter = ',')]
+    map_entries: Vec<MapEntries>,
     /// Print the kernel programs' own log (they must have been built with it).
     #[arg(long, env = "DATAPATH_LOG_DATAPATH")]
     log_datapath: bool,
@@ -168,7 +175,11 @@ impl AgentArgs {
                 socket_lb,
                 log_datapath: self.log_datapath,
                 force_clsact: self.force_clsact,
-                ..datapath::Options::default()
+                map_entries: self
+                    .map_entries
+                    .into_iter()
+                    .map(|MapEntries { map, entries }| (map, entries))
+                    .collect(),
             },
             kernel: KernelSettings {
                 devices: self.device.into_iter().filter(|name| !name.is_empty()).collect(),

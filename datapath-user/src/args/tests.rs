@@ -37,6 +37,7 @@ fn flags_reach_the_agent() {
         "--cni-conf-dir=/net.d",
         "--masquerade-outside=on",
         "--non-masquerade-cidrs=10.0.0.0/8,fd00::/8",
+        "--map-entries=FLOWS=1000,SLOTS=2000",
     ]);
     assert_eq!(options.plan.node.name(), "n1");
     assert!(matches!(options.objects, Objects::Folder(_)));
@@ -52,6 +53,8 @@ fn flags_reach_the_agent() {
     assert_eq!(options.kernel.devices, ["eth0", "eth1"]);
     assert!(options.cni.enabled && options.plan.sole_network);
     assert_eq!(options.cni.conf_dir, Path::new("/net.d"));
+    let sizes = [("FLOWS".to_owned(), 1000), ("SLOTS".to_owned(), 2000)];
+    assert_eq!(options.datapath.map_entries, sizes.into());
 }
 
 #[test]
@@ -63,5 +66,20 @@ fn wrong_values_are_refused() {
         "--nodeport-addresses=eth0",
     ] {
         assert!(Cli::try_parse_from(["datapath", "agent", args]).is_err(), "{args}");
+    }
+}
+
+#[test]
+fn a_wrong_size_of_a_map_is_an_error_that_names_it() {
+    for (value, named) in [
+        ("NOSUCH=16", "\"NOSUCH\" is not one of FRONTENDS"),
+        ("COUNTERS=16", "\"COUNTERS\" is not one of"),
+        ("FLOWS=0", "FLOWS: \"0\" is not a number"),
+        ("FLOWS=many", "FLOWS: \"many\" is not a number"),
+        ("FLOWS", "not of the form MAP=NUMBER"),
+    ] {
+        let args = ["datapath", "agent", "--map-entries", value];
+        let error = Cli::try_parse_from(args).expect_err(value).to_string();
+        assert!(error.contains(named), "{error}");
     }
 }

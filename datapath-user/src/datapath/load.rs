@@ -74,6 +74,11 @@ pub fn has_programs() -> bool {
     OBJECT.is_some()
 }
 
+/// Names of the maps whose number of entries can be chosen.
+pub fn sizable_maps() -> impl Iterator<Item = &'static str> {
+    Maps::NAMES.into_iter().filter(|name| !matches!(*name, "CONFIG" | "COUNTERS"))
+}
+
 /// Checks what can be checked before anything on the node is changed.
 pub(super) fn check_kernel() -> Result<(), Error> {
     if !has_programs() {
@@ -138,9 +143,8 @@ fn kernel_version() -> Result<KernelVersion, Error> {
 /// Has all existing pins the shape that the object's maps have?
 fn check_pins(object: &[u8], options: &Options, layout: &Layout) -> Result<(), Error> {
     let parsed = aya_obj::Object::parse(object).map_err(aya::EbpfError::from)?;
-    if let Some(name) = options.map_entries.keys().find(|name| {
-        matches!(name.as_str(), "CONFIG" | "COUNTERS") || !Maps::NAMES.contains(&name.as_str())
-    }) {
+    let is_sizable = |name: &str| sizable_maps().any(|sizable| sizable == name);
+    if let Some(name) = options.map_entries.keys().find(|name| !is_sizable(name)) {
         return Err(Error::NotSizable(name.clone()));
     }
     for name in Maps::NAMES {

@@ -405,6 +405,7 @@ fn fill(name: &'static str, map: &RawMap) -> Result<MapFill, Error> {
         entries,
         max_entries: info.max_entries,
         entry_size: info.key_size + info.value_size,
+        memory: map.memory(),
     })
 }
 

@@ -21,7 +21,7 @@ pub use cleanup::cleanup;
 pub use devices::Device;
 pub use early::{PodAttacher, watch_pod_devices};
 pub use error::Error;
-pub use load::has_programs;
+pub use load::{has_programs, sizable_maps};
 pub use loopback::LOOPBACK;
 pub use pin::prepare_bpffs;
 pub use reader::{Attachment, Reader, monotonic_now};
@@ -271,6 +271,8 @@ pub struct MapFill {
     pub max_entries: u32,
     /// Bytes of a key and a value.
     pub entry_size: u32,
+    /// Bytes of kernel memory that it takes, as far as the kernel says.
+    pub memory: Option<u64>,
 }
 
 /// The cookie of the calling process's network namespace (`SO_NETNS_COOKIE`, since Linux 5.14).

@@ -3,8 +3,8 @@
 use super::sys::{self, Command, MapInfo, bpf, number};
 use bytemuck::{Pod, Zeroable};
 use std::{
-    io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    fs, io,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
     path::Path,
     thread,
     time::Duration,
@@ -85,6 +85,13 @@ impl RawMap {
     /// The map's type as bpftool names it.
     pub(super) fn kind(&self) -> &'static str {
         kind_name(self.info.kind)
+    }
+
+    /// Bytes of kernel memory that the map takes now; the kernel reckons them from Linux 6.4 on.
+    pub(super) fn memory(&self) -> Option<u64> {
+        let path = format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd());
+        let text = fs::read_to_string(path).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
     }
 
     /// Whether entries come and go; an array always has all of its entries.

@@ -59,6 +59,13 @@ impl Collector for KernelCollector {
         gauges(&mut encoder, "datapath_map_entries", "Entries in a map", entries)?;
         let sizes = maps.iter().map(|map| ([("map", map.name)], u64::from(map.max_entries)));
         gauges(&mut encoder, "datapath_map_max_entries", "Entries that fit a map", sizes)?;
+        let memory = maps.iter().filter_map(|map| Some(([("map", map.name)], map.memory?)));
+        gauges(
+            &mut encoder,
+            "datapath_map_memory_bytes",
+            "Kernel memory that a map takes",
+            memory,
+        )?;
         for (name, help, pending) in [
             (
                 "kubeproxy_sync_proxy_rules_service_changes_pending",

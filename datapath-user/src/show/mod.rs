@@ -113,7 +113,7 @@ impl Show {
         self.print(&nodes, |nodes| nodes::render(nodes), out)
     }
 
-    /// `datapath map list`: type, entries, size and fill of each map.
+    /// `datapath map list`: type, entries, size, fill and memory of each map.
     pub fn map_list(&self, out: &mut impl Write) -> Result<(), ShowError> {
         let maps = status::read_maps(&self.reader()?)?;
         self.print(&maps, |maps| status::render_maps(maps), out)

@@ -50,6 +50,8 @@ pub(super) struct MapRow {
     entry_bytes: u32,
     /// From 0 to 1.
     fill: f64,
+    /// Kernel memory, where the kernel says.
+    memory_bytes: Option<u64>,
 }
 
 /// Gathers the status.
@@ -155,6 +157,7 @@ pub(super) fn read_maps(reader: &Reader) -> Result<Vec<MapRow>, Error> {
         max_entries: map.max_entries,
         entry_bytes: map.entry_size,
         fill: fill(map.entries, map.max_entries),
+        memory_bytes: map.memory,
     };
     Ok(reader.map_fill()?.into_iter().map(row).collect())
 }
@@ -169,10 +172,22 @@ pub(super) fn render_maps(maps: &[MapRow]) -> String {
             map.max_entries.to_string(),
             format!("{:.1}%", map.fill * 100.0),
             map.entry_bytes.to_string(),
+            map.memory_bytes.map_or_else(|| "-".to_owned(), kibibytes),
         ]
     };
-    let header = ["map", "type", "#entries", "#size", "#fill", "#bytes each"];
-    table(header, maps.iter().map(line).collect())
+    let header = ["map", "type", "#entries", "#size", "#fill", "#bytes each", "#memory"];
+    let mut rows: Vec<_> = maps.iter().map(line).collect();
+    let all: Option<u64> = maps.iter().map(|map| map.memory_bytes).sum();
+    if let Some(all) = all {
+        let none = String::new;
+        rows.push(["all".to_owned(), none(), none(), none(), none(), none(), kibibytes(all)]);
+    }
+    table(header, rows)
+}
+
+/// A number of bytes, in KiB.
+fn kibibytes(bytes: u64) -> String {
+    format!("{} KiB", bytes.div_ceil(1024))
 }
 
 fn fill(entries: u64, max: u32) -> f64 {
@@ -201,6 +216,28 @@ mod tests {
         ]);
         assert_eq!(lines[0], ["cgroup", "cgroup", "connect4"]);
         assert_eq!(lines[1], ["veth1", "tcx", "to_pod from_pod (detached)"]);
+    }
+
+    #[test]
+    fn maps_are_shown_with_what_they_take() {
+        let row = |name, memory_bytes| MapRow {
+            name,
+            kind: "hash",
+            entries: 1,
+            max_entries: 8,
+            entry_bytes: 12,
+            fill: 0.125,
+            memory_bytes,
+        };
+        let text = render_maps(&[row("SLOTS", Some(2049)), row("MEMBERS", Some(1024))]);
+        assert!(
+            text.contains("SLOTS    hash        1     8  12.5%          12   3 KiB\n"),
+            "{text}"
+        );
+        let last: Vec<_> =
+            text.lines().last().into_iter().flat_map(str::split_whitespace).collect();
+        assert_eq!(last, ["all", "4", "KiB"], "{text}");
+        assert!(!render_maps(&[row("SLOTS", None)]).contains("all"), "an older kernel");
     }
 
     #[test]
