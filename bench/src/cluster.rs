@@ -46,16 +46,19 @@ pub enum Variant {
         /// Whether a connection gets its backend at `connect`.
         socket_lb: bool,
     },
+    /// Ours, with every packet between nodes in an IP packet.
+    Tunnel,
 }
 
 impl Variant {
     /// All that are compared, the baselines first.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Direct,
         Self::KubeProxy("iptables"),
         Self::KubeProxy("nftables"),
         Self::Ours { socket_lb: true },
         Self::Ours { socket_lb: false },
+        Self::Tunnel,
     ];
 
     /// Its name in tables and plots.
@@ -66,6 +69,7 @@ impl Variant {
             Self::KubeProxy(_) => "kube-proxy iptables",
             Self::Ours { socket_lb: true } => "datapath",
             Self::Ours { socket_lb: false } => "datapath, tc alone",
+            Self::Tunnel => "datapath, IP in IP",
         }
     }
 
@@ -75,7 +79,13 @@ impl Variant {
             Self::Direct => None,
             Self::KubeProxy(mode) => Some(Proxy::KubeProxy(mode)),
             Self::Ours { socket_lb } => Some(Proxy::Datapath { socket_lb, routing: "native" }),
+            Self::Tunnel => Some(Proxy::Datapath { socket_lb: true, routing: "ipip" }),
         }
+    }
+
+    /// Whether its cluster has an API server, and so can have many Services.
+    pub const fn has_api(self) -> bool {
+        !matches!(self, Self::Direct | Self::Tunnel)
     }
 }
 
@@ -142,7 +152,7 @@ impl Cluster {
     /// Makes the cluster of a variant. Its load stays on `cpu`, and all else away from there.
     pub fn up(variant: Variant, cpu: usize) -> Result<Self> {
         let mut builder = Lab::builder();
-        if variant.proxy().is_none() {
+        if !variant.has_api() {
             builder = builder.source_mode();
         }
         let lab = builder.up()?;

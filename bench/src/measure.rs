@@ -110,7 +110,15 @@ pub const MEASURES: &[Measure] = &[
 impl Measure {
     /// Whether a variant can be measured by it.
     pub fn applies_to(&self, variant: Variant) -> bool {
-        !(self.way == Way::NodePort && variant == Variant::Direct)
+        match variant {
+            Variant::Direct => self.way != Way::NodePort,
+            // What they cost shows between nodes.
+            Variant::Tunnel => {
+                let kind = matches!(self.kind, Kind::TcpRequests | Kind::Streams(1));
+                kind && self.way == Way::ClusterIp && self.server == Server::Far
+            }
+            Variant::KubeProxy(_) | Variant::Ours { .. } => true,
+        }
     }
 
     /// The port that it dials.

@@ -20,6 +20,8 @@ use std::{
 
 /// Requests under way at once.
 const PARALLEL: usize = 32;
+/// The first number of Services with many endpoints.
+pub const HEAVY: usize = 40_000;
 /// Room for the Services, beside the range that the reference cluster has.
 const RANGE: &str = "10.201.0.0/16";
 
@@ -47,7 +49,16 @@ pub fn more_addresses(lab: &Lab) -> Result<()> {
 
 /// Creates Services with these numbers, all before the same pod.
 pub fn add_services(lab: &Lab, numbers: Range<usize>, pod: IpAddr) -> Result<()> {
-    let slices: Vec<_> = numbers.clone().map(|number| slice(number, &[pod])).collect();
+    add(lab, numbers, &endpoints(&[pod], 0, false))
+}
+
+/// Creates Services with these numbers, each with as many endpoints that nobody is.
+pub fn add_heavy_services(lab: &Lab, numbers: Range<usize>, count: usize) -> Result<()> {
+    add(lab, numbers, &endpoints(&[], count, true))
+}
+
+fn add(lab: &Lab, numbers: Range<usize>, endpoints: &[Value]) -> Result<()> {
+    let slices: Vec<_> = numbers.clone().map(|number| slice(number, endpoints)).collect();
     let services: Vec<_> = numbers.map(service).collect();
     lab.api()?.run(move |client| async move {
         // The slices first: a Service is complete as soon as it is there.
@@ -56,9 +67,9 @@ pub fn add_services(lab: &Lab, numbers: Range<usize>, pod: IpAddr) -> Result<()>
     })
 }
 
-/// Sets the endpoints of Service number `number`.
-pub fn set_endpoints(lab: &Lab, number: usize, pods: &[IpAddr]) -> Result<()> {
-    let slice = json!({"endpoints": endpoints(pods)});
+/// Sets the endpoints of Service number `number`: these pods, and others that are not ready.
+pub fn set_endpoints(lab: &Lab, number: usize, pods: &[IpAddr], others: usize) -> Result<()> {
+    let slice = json!({"endpoints": endpoints(pods, others, false)});
     lab.api()?.run(move |client| async move {
         let api = Api::<EndpointSlice>::default_namespaced(client);
         api.patch(&name(number), &PatchParams::default(), &Patch::Merge(&slice)).await?;
@@ -104,7 +115,7 @@ fn service(number: usize) -> Value {
     })
 }
 
-fn slice(number: usize, pods: &[IpAddr]) -> Value {
+fn slice(number: usize, endpoints: &[Value]) -> Value {
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
@@ -112,13 +123,21 @@ fn slice(number: usize, pods: &[IpAddr]) -> Value {
             "labels": {"kubernetes.io/service-name": name(number)},
         },
         "addressType": "IPv4",
-        "endpoints": endpoints(pods),
+        "endpoints": endpoints,
         "ports": [{"name": "tcp", "port": PORT, "protocol": "TCP"}],
     })
 }
 
-fn endpoints(pods: &[IpAddr]) -> Vec<Value> {
-    let endpoint =
-        |pod| json!({"addresses": [pod], "conditions": {"ready": true}, "nodeName": NODES[2].name});
-    pods.iter().map(endpoint).collect()
+/// Endpoints that are ready, and `others` that may be, at addresses that nobody has.
+fn endpoints(pods: &[IpAddr], others: usize, ready: bool) -> Vec<Value> {
+    let endpoint = |address: IpAddr, ready: bool| {
+        json!({
+            "addresses": [address], "conditions": {"ready": ready}, "nodeName": NODES[2].name,
+        })
+    };
+    let nobody = (0..others as u16).map(|number| {
+        let [high, low] = number.to_be_bytes();
+        endpoint([10, 251, high, low].into(), ready)
+    });
+    pods.iter().map(|pod| endpoint(*pod, true)).chain(nobody).collect()
 }

@@ -2,13 +2,18 @@
 
 use crate::{
     cluster::{Cluster, Server, Variant},
+    load::order::PORT,
     objects,
 };
 use anyhow::{Context as _, Result};
 use hdrhistogram::Histogram;
 use lab::Lab;
 use serde::Serialize;
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 /// What was found of a variant.
 #[derive(Clone, Debug, Serialize)]
@@ -25,18 +30,56 @@ pub struct Programming {
     pub first_sync: f64,
 }
 
+/// Services with many endpoints each.
+#[derive(Clone, Copy, Debug)]
+pub struct Heavy {
+    /// How many Services.
+    pub services: usize,
+    /// How many endpoints each.
+    pub endpoints: usize,
+}
+
+impl fmt::Display for Heavy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { services, endpoints } = self;
+        write!(f, "{services} Services more with {endpoints} endpoints each, one becoming ready")
+    }
+}
+
 /// Gives the last Service an endpoint and takes it away again, `changes` times, and then starts
 /// the proxy of the client's node anew.
 pub fn measure(cluster: &mut Cluster, services: usize, changes: usize) -> Result<Programming> {
+    change(cluster, services - 1, 0, changes)
+}
+
+/// The same after Services with many endpoints have come; the one that changes has as many, of which
+/// none is ready but that which comes and goes, so that whoever connects finds it.
+pub fn measure_heavy(cluster: &mut Cluster, heavy: Heavy, changes: usize) -> Result<Programming> {
+    let Heavy { services, endpoints } = heavy;
     let pod = cluster.pod_address(Server::Far);
-    let last = services - 1;
+    let numbers = objects::HEAVY..objects::HEAVY + services;
+    let last = numbers.end - 1;
+    objects::add_heavy_services(&cluster.lab, numbers, endpoints)?;
+    objects::set_endpoints(&cluster.lab, last, &[pod], endpoints - 1)?;
+    cluster.last = SocketAddr::new(objects::address(last).into(), PORT);
+    cluster.wait(cluster.last, true)?;
+    change(cluster, last, endpoints - 1, changes)
+}
+
+fn change(
+    cluster: &mut Cluster,
+    last: usize,
+    others: usize,
+    changes: usize,
+) -> Result<Programming> {
+    let pod = cluster.pod_address(Server::Far);
     let mut latencies = Histogram::<u64>::new(3)?;
     for _ in 0..changes {
-        objects::set_endpoints(&cluster.lab, last, &[])?;
+        objects::set_endpoints(&cluster.lab, last, &[], others)?;
         cluster.wait(cluster.last, false)?;
         // No later than the next change may one be held back.
         std::thread::sleep(Duration::from_millis(50));
-        let give = |lab: &Lab| objects::set_endpoints(lab, last, &[pod]);
+        let give = |lab: &Lab| objects::set_endpoints(lab, last, &[pod], others);
         latencies.record(cluster.wait_after(cluster.last, true, give)?.as_nanos() as u64)?;
     }
     #[expect(clippy::cast_precision_loss, reason = "figures with three digits")]

@@ -44,6 +44,8 @@ pub struct Series {
     pub failures: u64,
     /// Why the last one had none.
     pub failure: Option<String>,
+    /// Turns that came to nothing and were taken again.
+    pub again: u64,
 }
 
 /// One of a series' figures.
@@ -56,6 +58,10 @@ pub enum Figure {
     /// [`Series::rate`].
     Rate,
 }
+
+/// How often a turn is taken again that came to nothing: a stalled connection has eaten it, as one lost
+/// packet does with so short a turn.
+const AGAIN: u64 = 3;
 
 /// Measures all clusters that the measure applies to, in turn. Every other round goes backwards, so
 /// that nobody always comes after the same one.
@@ -75,15 +81,33 @@ pub fn go(
         }
         for index in order {
             let (cluster, series) = (&mut taking[index], &mut series[index]);
-            let report = cluster
-                .address(measure.way, measure.server, measure.port())
-                .and_then(|to| cluster.work(measure.client, measure.work(to, plan.millis)))
-                .and_then(|report| series.add(measure.unit(), &report));
-            report.with_context(|| format!("{}, {}", measure.title, cluster.variant.name()))?;
+            let left = AGAIN.saturating_sub(series.again);
+            series.again += take_turn(measure, cluster, series, plan.millis, left)
+                .with_context(|| format!("{}, {}", measure.title, cluster.variant.name()))?;
             turn();
         }
     }
     Ok(Finding { measure, series })
+}
+
+/// One turn of a variant, up to `left` times again. Returns how often it was.
+fn take_turn(
+    measure: Measure,
+    cluster: &mut Cluster,
+    series: &mut Series,
+    millis: u64,
+    left: u64,
+) -> Result<u64> {
+    let to = cluster.address(measure.way, measure.server, measure.port())?;
+    let mut again = 0;
+    loop {
+        let report = cluster.work(measure.client, measure.work(to, millis));
+        match report.and_then(|report| series.add(measure.unit(), &report)) {
+            Ok(()) => return Ok(again),
+            Err(_) if again < left => again += 1,
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 impl Series {
@@ -96,6 +120,7 @@ impl Series {
             latencies: Histogram::new(3).expect("three digits are allowed"),
             failures: 0,
             failure: None,
+            again: 0,
         }
     }
 

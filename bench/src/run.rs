@@ -4,7 +4,7 @@ use crate::{
     cluster::{Cluster, Variant},
     machine::{self, Machine},
     measure::MEASURES,
-    programming::{self, Programming},
+    programming::{self, Heavy, Programming},
     report,
     round::{self, Finding, Plan},
     scale::{self, Point},
@@ -24,6 +24,8 @@ pub struct Options {
     pub services: Vec<usize>,
     /// Where the report goes.
     pub output: PathBuf,
+    /// A folder for its page and plots alone.
+    pub docs: Option<PathBuf>,
 }
 
 /// How long each part of a run is.
@@ -37,6 +39,8 @@ pub struct Settings {
     pub scale_plan: Plan,
     /// Changes of endpoints.
     pub changes: usize,
+    /// Services with many endpoints.
+    pub heavy: Option<Heavy>,
 }
 
 impl Settings {
@@ -47,6 +51,7 @@ impl Settings {
             services: vec![1, 1_000],
             scale_plan: Plan { rounds: 6, millis: 100 },
             changes: 15,
+            heavy: None,
         }
     }
 
@@ -57,6 +62,7 @@ impl Settings {
             services: vec![1, 100, 1_000, 10_000, 30_000],
             scale_plan: Plan { rounds: 15, millis: 200 },
             changes: 40,
+            heavy: Some(Heavy { services: 1_000, endpoints: 250 }),
         }
     }
 }
@@ -74,6 +80,8 @@ pub struct Run {
     pub points: Vec<Point>,
     /// How long changes take.
     pub programming: Vec<Programming>,
+    /// The same where Services have many endpoints.
+    pub heavy: Vec<Programming>,
 }
 
 /// Runs the benchmark and writes its report.
@@ -96,7 +104,7 @@ pub fn run(options: &Options) -> Result<()> {
         .copied()
         .collect();
     ensure!(!measures.is_empty(), "no measure has such a name");
-    say("five clusters start side by side");
+    say(&format!("{} clusters start side by side", Variant::ALL.len()));
     let mut clusters = start_all(machine.measured_cpu)?;
     let turns = settings.plan.rounds * measures.len() * clusters.len();
     let progress = Progress::new(turns as u64);
@@ -105,21 +113,26 @@ pub fn run(options: &Options) -> Result<()> {
         progress.stage(measure.title);
         findings.push(round::go(measure, &mut clusters, settings.plan, || progress.turn())?);
     }
-    let (mut points, mut programming) = (Vec::new(), Vec::new());
+    let (mut points, mut programming, mut heavy) = (Vec::new(), Vec::new(), Vec::new());
     if with_scale {
-        // The first has no proxy, and no API server either.
-        let proxied = &mut clusters[1..];
+        clusters.retain(|cluster| cluster.variant.has_api());
+        let proxied = &mut clusters[..];
         let tell = |text: String| progress.stage(&text);
         points = scale::climb(proxied, &settings.services, settings.scale_plan, tell)?;
         let services = settings.services.last().copied().context("no numbers")?;
-        for cluster in proxied {
+        for cluster in &mut *proxied {
             progress.stage(&format!("changes: {}", cluster.variant.name()));
             programming.push(programming::measure(cluster, services, settings.changes)?);
         }
+        for (cluster, case) in proxied.iter_mut().zip(std::iter::repeat(settings.heavy)) {
+            let Some(case) = case else { break };
+            progress.stage(&format!("changes, many endpoints: {}", cluster.variant.name()));
+            heavy.push(programming::measure_heavy(cluster, case, settings.changes)?);
+        }
     }
     progress.end();
-    let run = Run { machine, settings, findings, points, programming };
-    report::write(&run, &options.output)?;
+    let run = Run { machine, settings, findings, points, programming, heavy };
+    report::write(&run, &options.output, options.docs.as_deref())?;
     say(&format!("{} s in all", start.elapsed().as_secs()));
     Ok(())
 }

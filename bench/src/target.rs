@@ -54,6 +54,7 @@ pub struct Judged {
 /// Ours, as it is by default.
 pub const OURS: Variant = Variant::Ours { socket_lb: true };
 const TC: Variant = Variant::Ours { socket_lb: false };
+const TUNNEL: Variant = Variant::Tunnel;
 const DIRECT: Variant = Variant::Direct;
 const IPTABLES: Variant = Variant::KubeProxy("iptables");
 const NFTABLES: Variant = Variant::KubeProxy("nftables");
@@ -89,6 +90,8 @@ pub const TARGETS: &[Target] = &[
     target("crr-far", Rate, (TC, DIRECT), AtLeast(0.95, 0.90)),
     target("stream-far", Rate, (OURS, DIRECT), AtLeast(1.00, 0.98)),
     target("streams-far", Rate, (OURS, DIRECT), AtLeast(1.00, 0.98)),
+    target("stream-far", Rate, (TUNNEL, OURS), AtLeast(0.95, 0.85)),
+    target("rr-far", Rate, (TUNNEL, OURS), AtLeast(0.96, 0.92)),
     target("nodeport-flood-far", Rate, (OURS, IPTABLES), AtLeast(1.7, 1.3)),
 ];
 

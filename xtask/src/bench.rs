@@ -35,6 +35,9 @@ pub(crate) struct Options {
     /// Folder for report.html, report.json and benchmarks.md
     #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
     output: PathBuf,
+    /// Write docs/benchmarks.md and docs/plots anew
+    #[arg(long)]
+    write: bool,
 }
 
 /// Becomes the benchmark, with the product in its release profile.
@@ -43,7 +46,7 @@ pub(crate) struct Options {
 ///
 /// When set-up or a build fails.
 pub(crate) fn become_bench(options: &Options) -> Result<()> {
-    let Options { on: On::Lab, quick, only, services, output } = options;
+    let Options { on: On::Lab, quick, only, services, output, write } = options;
     setup::ensure(Need::Lab)?;
     build::for_tests()?;
     let product = build::product(false)?;
@@ -57,6 +60,9 @@ pub(crate) fn become_bench(options: &Options) -> Result<()> {
     }
     if let Some(services) = services {
         command.args(["--services", services]);
+    }
+    if *write {
+        command.arg("--docs").arg(paths::root().join("docs"));
     }
     let error = command
         .arg("--output")

@@ -21,11 +21,14 @@ struct Cli {
     /// Folder for report.html, report.json and benchmarks.md
     #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
     output: PathBuf,
+    /// Folder for benchmarks.md and its plots alone
+    #[arg(long, value_name = "FOLDER")]
+    docs: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::new("warn,kube_client=off");
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let Cli { quick, only, services, output } = Cli::parse();
-    run(&Options { quick, only, services, output })
+    let Cli { quick, only, services, output, docs } = Cli::parse();
+    run(&Options { quick, only, services, output, docs })
 }

@@ -29,6 +29,9 @@ pub(super) fn page(run: &Run, judged: &[Judged], plots: &[Plot]) -> String {
         section("Number of Services", &table::scale(&run.points));
         section("Proxies", &table::needs(run));
     }
+    if let Some(heavy) = run.settings.heavy.filter(|_| !run.heavy.is_empty()) {
+        section(&heavy.to_string(), &table::heavy(run));
+    }
     page.push_str("<h2>Plots</h2>");
     for Plot { name: _, title, svg } in plots {
         let title = escape(title);

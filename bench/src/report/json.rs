@@ -27,6 +27,7 @@ pub(super) fn report(run: &Run, judged: &[Judged]) -> Value {
         "measures": findings,
         "scale": scale,
         "programming": run.programming,
+        "programming_many_endpoints": run.heavy,
         "targets": judged,
     })
 }
@@ -52,6 +53,7 @@ fn series(finding: &Finding, series: &Series) -> Value {
         "all": {"p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "p99.9": at(0.999)},
         "failures": series.failures,
         "last_failure": series.failure,
+        "turns_again": series.again,
         "to_direct": ratio(Variant::Direct),
         "to_iptables": ratio(Variant::KubeProxy("iptables")),
         "to_nftables": ratio(Variant::KubeProxy("nftables")),

@@ -20,6 +20,9 @@ pub(super) fn page(run: &Run, judged: &[Judged], plots: &[Plot]) -> String {
         section("Number of Services", &table::scale(&run.points));
         section("Proxies", &table::needs(run));
     }
+    if let Some(heavy) = run.settings.heavy.filter(|_| !run.heavy.is_empty()) {
+        section(&heavy.to_string(), &table::heavy(run));
+    }
     page.push_str("\n## Plots\n\n");
     for Plot { name, title, svg: _ } in plots {
         writeln!(page, "![{title}](plots/{name}.svg)").expect("writing to a string");

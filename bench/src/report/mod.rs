@@ -14,34 +14,54 @@ use crate::{
     target::{Judged, TARGETS, Verdict},
 };
 use anyhow::{Context as _, Result};
-use std::{fs, path::Path};
+use plot::Plot;
+use std::{fs, io, path::Path};
 
 /// Prints the tables, and writes `report.json`, `report.html` and `benchmarks.md` with its plots
-/// into a folder.
-pub fn write(run: &Run, folder: &Path) -> Result<()> {
+/// into a folder; the last also into `docs`.
+pub fn write(run: &Run, folder: &Path, docs: Option<&Path>) -> Result<()> {
     let judged = judge(run);
     println!("{}\n", table::findings(&run.findings));
     if !run.points.is_empty() {
         println!("{}\n", table::scale(&run.points));
         println!("{}\n", table::needs(run));
     }
+    if !run.heavy.is_empty() {
+        println!("{}\n", table::heavy(run));
+    }
     println!("{}\n", table::targets(&judged));
     println!("{}", summary(&judged));
     let plots = plot::all(run)?;
-    let write = |name: &str, text: &str| {
-        let path = folder.join(name);
-        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-        anyhow::Ok(path)
-    };
-    fs::create_dir_all(folder.join("plots")).context("make the report's folder")?;
-    write("report.json", &serde_json::to_string_pretty(&json::report(run, &judged))?)?;
-    write("benchmarks.md", &markdown::page(run, &judged, &plots))?;
-    for plot in &plots {
-        write(&format!("plots/{}.svg", plot.name), &plot.svg)?;
+    let page = markdown::page(run, &judged, &plots);
+    for folder in docs.into_iter().chain([folder]) {
+        write_page(folder, &page, &plots)?;
     }
-    let page = write("report.html", &html::page(run, &judged, &plots))?;
-    println!("{}", page.display());
+    let json = serde_json::to_string_pretty(&json::report(run, &judged))?;
+    write_file(&folder.join("report.json"), &json)?;
+    let path = folder.join("report.html");
+    write_file(&path, &html::page(run, &judged, &plots))?;
+    println!("{}", path.display());
     Ok(())
+}
+
+/// `benchmarks.md` and its plots; none of an earlier run is left.
+fn write_page(folder: &Path, page: &str, plots: &[Plot]) -> Result<()> {
+    let images = folder.join("plots");
+    match fs::remove_dir_all(&images) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).context("remove the plots of an earlier run");
+        }
+        _ => {}
+    }
+    fs::create_dir_all(&images).context("make the report's folder")?;
+    for plot in plots {
+        write_file(&images.join(format!("{}.svg", plot.name)), &plot.svg)?;
+    }
+    write_file(&folder.join("benchmarks.md"), page)
+}
+
+fn write_file(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("write {}", path.display()))
 }
 
 /// Holds the run against all targets.

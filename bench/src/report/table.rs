@@ -75,6 +75,22 @@ pub(super) fn needs(run: &Run) -> String {
     table.to_string()
 }
 
+/// How long changes took where Services have many endpoints.
+pub(super) fn heavy(run: &Run) -> String {
+    let mut table = new();
+    table.set_header(["proxy, on one node", "change: p50", "p99", "first sync"]);
+    for found in &run.heavy {
+        table.add_row([
+            found.variant.name().to_owned(),
+            format!("{:.1} ms", found.p50_ms),
+            format!("{:.1} ms", found.p99_ms),
+            format!("{:.2} s", found.first_sync),
+        ]);
+    }
+    align(&mut table);
+    table.to_string()
+}
+
 /// The targets, what was found, and whether that is enough.
 pub(super) fn targets(judged: &[Judged]) -> String {
     let mut table = new();
@@ -115,10 +131,11 @@ fn cell(finding: &Finding, variant: Variant) -> Option<String> {
     let series = finding.of(variant)?;
     let typical = value(finding.measure.unit(), Estimate::of(&series.typical)?.value);
     let baseline = finding.series.first()?.variant;
-    let failures = match series.failures {
+    let count = |count: u64, what: &str| match count {
         0 => String::new(),
-        count => format!(", {count} failed"),
+        count => format!(", {count} {what}"),
     };
+    let failures = count(series.failures, "failed") + &count(series.again, "turns again");
     if baseline == variant {
         return Some(format!("{typical}{failures}"));
     }

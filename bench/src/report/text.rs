@@ -21,7 +21,8 @@ pub(super) fn method(run: &Run) -> String {
     format!(
         "Each variant has a four-node cluster of network namespaces to itself, and all are up at \
          once: \"direct\" is the pod's own address through bare kernel routing, without any proxy \
-         or netfilter rule; kube-proxy is the real one. Measures go round: each variant gets {} ms \
+         or netfilter rule; kube-proxy is the real one; \"IP in IP\" is ours with packets between \
+         nodes wrapped. Measures go round: each variant gets {} ms \
          after a warm-up of a tenth of that, then the next one, {} rounds with every other one \
          backwards. Client, servers and all packet processing are pinned to one CPU (number {}), \
          everything else is kept away from it; so the time of a request is also the processor time \
