@@ -7,9 +7,11 @@ use crate::{
     topology::{ALONE, CALICO, MYK8S, Topology, Wiring},
 };
 use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
 use std::{
     env, fs,
     fs::File,
+    net::Ipv4Addr,
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
@@ -210,6 +212,15 @@ pub fn datapath(node: &Node, arguments: &[&str]) -> Result<Command> {
     command.env("DATAPATH_STATE_DIR", node.state_dir());
     command.env("DATAPATH_CNI_CONF_DIR", node.cni_conf_dir());
     Ok(command)
+}
+
+/// Packets and bytes through the tunnels of a node to another one, and from there.
+pub fn tunnel_counters(node: &Node, there: Ipv4Addr) -> Result<[u64; 4]> {
+    let output = datapath(node, &["route", "list", "-o", "json"])?.output()?;
+    let rows: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+    let row = rows.iter().find(|row| row["tunnel"].is_object() && row["via"] == there.to_string());
+    let number = |name| row.and_then(|row| row["tunnel"][name].as_u64()).unwrap_or_default();
+    Ok(["sentPackets", "sentBytes", "receivedPackets", "receivedBytes"].map(number))
 }
 
 fn agent(node: &Node, origin: &Origin) -> Result<Command> {

@@ -26,6 +26,8 @@ pub(crate) enum Suite {
     E2e,
     /// The conformance table, against ours and the real kube-proxy.
     Conformance,
+    /// IP in IP with the kernel's own device, in a virtual machine.
+    Interop,
     /// Two minutes of random clusters, side by side with the real kube-proxy.
     Differential,
 }
@@ -68,6 +70,8 @@ const SECOND_RUN: &str = "passed at the second run: ";
 
 /// The test target of [`Suite::Differential`].
 const DIFFERENTIAL: &str = "differential";
+/// The test target of [`Suite::Interop`].
+const INTEROP: &str = "interop";
 /// The test target of [`Suite::Conformance`].
 const CONFORMANCE: &str = "conformance";
 
@@ -110,13 +114,19 @@ pub(crate) fn run(suites: &[Suite], arguments: &[String]) -> Result<()> {
 
 /// Sets the machine up for the suites and builds what they load or start.
 fn prepare(suites: &BTreeSet<Suite>) -> Result<()> {
-    let in_the_lab = [Suite::E2e, Suite::Conformance, Suite::Differential];
+    let in_the_lab = [Suite::E2e, Suite::Conformance, Suite::Interop, Suite::Differential];
     if in_the_lab.iter().any(|suite| suites.contains(suite)) {
         setup::ensure(Need::Lab)?;
         build::for_tests()?;
     } else if suites.iter().any(|suite| *suite != Suite::Unit) {
         setup::ensure(Need::Kernel)?;
         build::ebpf(false)?;
+    }
+    if suites.contains(&Suite::Interop)
+        && let Err(error) = setup::vm::ensure()
+    {
+        // The suite says what it lacks, and is skipped.
+        eprintln!("    no virtual machine: {error:#}");
     }
     Ok(())
 }
@@ -127,6 +137,7 @@ fn command(suite: Suite) -> Result<Option<Command>> {
     command
         .env(BINARY_VARIABLE, build::test_binary())
         .env(paths::CONTROL_PLANE_VARIABLE, paths::control_plane())
+        .env(setup::vm::VARIABLE, setup::vm::folder())
         .args(["test", "--no-fail-fast"]);
     if suite == Suite::Unit {
         command.args(["--lib", "--bins"]);
@@ -157,11 +168,12 @@ fn test_targets(suite: Suite) -> Result<Vec<String>> {
                     package["name"] == "datapath-tests" && name.starts_with("packets")
                 }
                 Suite::Conformance => name == CONFORMANCE,
+                Suite::Interop => name == INTEROP,
                 Suite::Differential => name == DIFFERENTIAL,
                 Suite::E2e => {
                     package["name"] == "datapath-tests"
                         && !name.starts_with("packets")
-                        && ![CONFORMANCE, DIFFERENTIAL].contains(&name)
+                        && ![CONFORMANCE, INTEROP, DIFFERENTIAL].contains(&name)
                 }
             };
             if belongs && target["kind"][0] == "test" {

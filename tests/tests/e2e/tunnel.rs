@@ -10,7 +10,6 @@ use lab::{
     suite::{Cases, eventually},
     topology::Family,
 };
-use serde_json::Value;
 use std::{net::SocketAddr, process::Stdio, thread, time::Duration};
 
 /// How long a capture takes to start.
@@ -63,7 +62,7 @@ fn on_the_wire(world: &World) -> Result<()> {
 fn ping_is_seen(world: &World, server: &Pod, wrapped: bool) -> Result<()> {
     let node = world.lab.node(world.home.name)?;
     let (client, there) = (world.space("client")?, server.spec.node.address().v4);
-    let before = sent_and_received(world, there)?;
+    let before = proxy::tunnel_counters(node, there)?;
     let capture = node
         .space
         .command("tcpdump")?
@@ -82,21 +81,11 @@ fn ping_is_seen(world: &World, server: &Pod, wrapped: bool) -> Result<()> {
     let own = world.home.address().v4;
     let outer = seen.contains("IPIP (4)") && seen.contains(&format!("{own} > {there}: "));
     ensure!(outer == wrapped, "wrapped: {outer}, expected: {wrapped}\n{seen}");
-    let after = sent_and_received(world, there)?;
+    let after = proxy::tunnel_counters(node, there)?;
     let grown = [0, 1, 2, 3].map(|index| after[index] - before[index]);
     let expected = if wrapped { [1, PING, 1, PING] } else { [0; 4] };
     ensure!(grown == expected, "the counters grew by {grown:?}, not {expected:?}");
     Ok(())
-}
-
-/// Packets and bytes through the tunnels of the client's node to another one, and from there.
-fn sent_and_received(world: &World, there: std::net::Ipv4Addr) -> Result<[u64; 4]> {
-    let node = world.lab.node(world.home.name)?;
-    let output = proxy::datapath(node, &["route", "list", "-o", "json"])?.output()?;
-    let rows: Vec<Value> = serde_json::from_slice(&output.stdout)?;
-    let row = rows.iter().find(|row| row["tunnel"].is_object() && row["via"] == there.to_string());
-    let number = |name| row.and_then(|row| row["tunnel"][name].as_u64()).unwrap_or_default();
-    Ok(["sentPackets", "sentBytes", "receivedPackets", "receivedBytes"].map(number))
 }
 
 /// 8981 bytes fit into 9001; one more is too much, and the pod is told so.

@@ -6,6 +6,7 @@ pub(crate) mod compiler;
 mod control_plane;
 mod lab_tools;
 pub(crate) mod linker;
+pub(crate) mod vm;
 
 use anyhow::Result;
 
