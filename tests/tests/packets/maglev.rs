@@ -92,7 +92,9 @@ fn nodes_agree_whatever_they_were_told_first() {
     let choices_of_one = choices(&mut one);
     assert_eq!(choices_of_one, choices(&mut other));
     let mut counts: HashMap<&str, u8> = HashMap::new();
-    choices_of_one.values().for_each(|backend| *counts.entry(backend).or_default() += 1);
+    for backend in choices_of_one.values() {
+        *counts.entry(backend).or_default() += 1;
+    }
     assert_eq!(counts.len(), ENDPOINTS.len(), "{counts:?}");
     // Of 200 packets each gets 40, give or take five standard deviations.
     assert!(counts.values().all(|count| (12..=68).contains(count)), "{counts:?}");
