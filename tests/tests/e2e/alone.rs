@@ -120,9 +120,9 @@ fn straight(world: &World) -> Result<()> {
                 let routes = listed(home, &["route", "list"])?;
                 let row = routes
                     .iter()
-                    .find(|row| row["destination"] == **range && row["kind"] != "client");
+                    .find(|row| row["destination"] == **range && row["kind"] == "remote");
                 let row = row.with_context(|| format!("no route to {range}"))?;
-                ensure!(row["kind"] == "remote" && row["node"] == node.spec.name, "{row}");
+                ensure!(row["node"] == node.spec.name, "{row}");
                 ensure!(row["via"] == via.to_string() && row["device"] == "eth0", "{row}");
                 let kernel = home.space.output("ip", &[family, "route", "show", range])?;
                 ensure!(kernel.contains(&format!("via {via} dev eth0 proto 218")), "{kernel}");
