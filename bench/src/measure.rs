@@ -105,12 +105,6 @@ pub const MEASURES: &[Measure] = &[
         Kind::Flood,
         Server::Far,
     ),
-    from_outside(
-        "nodeport-frames-far",
-        "NodePort frames one way, pod elsewhere",
-        Kind::Frames,
-        Server::Far,
-    ),
 ];
 
 impl Measure {
@@ -123,7 +117,6 @@ impl Measure {
                 let kind = matches!(self.kind, Kind::TcpRequests | Kind::Streams(1));
                 kind && self.way == Way::ClusterIp && self.server == Server::Far
             }
-            Variant::Xdp => self.way == Way::NodePort && self.server == Server::Far,
             Variant::KubeProxy(_) | Variant::Ours { .. } => true,
         }
     }
@@ -132,7 +125,7 @@ impl Measure {
     pub const fn port(&self) -> u16 {
         match self.kind {
             Kind::Streams(_) => SINK,
-            Kind::Flood | Kind::Frames => DRAIN,
+            Kind::Flood => DRAIN,
             _ => PORT,
         }
     }

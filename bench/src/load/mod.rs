@@ -5,7 +5,6 @@
 //! the way of the packets.
 
 mod client;
-mod frames;
 mod open_loop;
 pub mod order;
 mod server;

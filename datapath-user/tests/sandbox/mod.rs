@@ -106,7 +106,6 @@ impl Sandbox {
             name: name.to_owned(),
             mac: [0; 6],
             mtu: 1500,
-            pair: true,
             peer_elsewhere: true,
             loopback: false,
             bridge: None,
@@ -136,11 +135,6 @@ impl Sandbox {
             .flat_map(|hook| SchedClassifier::query_tcx(&device.name, hook).expect("query").1)
             .map(|info| info.id())
             .collect()
-    }
-
-    /// What ip tells of a device and its XDP program.
-    pub(crate) fn xdp(&self, device: &str) -> String {
-        self.run(&format!("ip -details link show dev {device}"))
     }
 
     /// What tc tells of the filters of a device.
