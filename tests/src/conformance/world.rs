@@ -121,10 +121,23 @@ impl World {
     /// order holds between what is seen of Nodes and of Services.
     pub fn settle_nodes(&self) -> Result<()> {
         self.lab.restore_nodes(&self.snapshot)?;
-        eventually(PATIENCE, || {
-            self.lab.revive_proxies()?;
-            // Proxies with a name have nothing to do with the Service.
-            if self.named.load(Ordering::Relaxed) { Ok(()) } else { self.zones_are_seen() }
+        let settled = || {
+            eventually(PATIENCE, || {
+                self.lab.revive_proxies()?;
+                // Proxies with a name have nothing to do with the Service.
+                if self.named.load(Ordering::Relaxed) { Ok(()) } else { self.zones_are_seen() }
+            })
+        };
+        // A kube-proxy that starts while its Node changes can miss the zone for good.
+        let ours = self.lab.last_start().is_some_and(|(kind, _)| kind.is_datapath());
+        settled().or_else(|error| {
+            if ours {
+                return Err(error);
+            }
+            for node in self.lab.nodes() {
+                self.lab.take_proxy(node)?.kill()?;
+            }
+            settled()
         })
     }
 
