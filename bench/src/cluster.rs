@@ -48,17 +48,20 @@ pub enum Variant {
     },
     /// Ours, with every packet between nodes in an IP packet.
     Tunnel,
+    /// Ours, with XDP on the uplinks: measured where packets only pass through a node.
+    Xdp,
 }
 
 impl Variant {
     /// All that are compared, the baselines first.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Direct,
         Self::KubeProxy("iptables"),
         Self::KubeProxy("nftables"),
         Self::Ours { socket_lb: true },
         Self::Ours { socket_lb: false },
         Self::Tunnel,
+        Self::Xdp,
     ];
 
     /// Its name in tables and plots.
@@ -70,6 +73,7 @@ impl Variant {
             Self::Ours { socket_lb: true } => "datapath",
             Self::Ours { socket_lb: false } => "datapath, tc alone",
             Self::Tunnel => "datapath, IP in IP",
+            Self::Xdp => "datapath, XDP generic",
         }
     }
 
@@ -78,14 +82,17 @@ impl Variant {
         match self {
             Self::Direct => None,
             Self::KubeProxy(mode) => Some(Proxy::KubeProxy(mode)),
-            Self::Ours { socket_lb } => Some(Proxy::Datapath { socket_lb, routing: "native" }),
-            Self::Tunnel => Some(Proxy::Datapath { socket_lb: true, routing: "ipip" }),
+            Self::Ours { socket_lb } => Some(Proxy::datapath(socket_lb, "native")),
+            Self::Tunnel => Some(Proxy::datapath(true, "ipip")),
+            Self::Xdp => {
+                Some(Proxy::Datapath { socket_lb: true, routing: "native", xdp: "generic" })
+            }
         }
     }
 
     /// Whether its cluster has an API server, and so can have many Services.
     pub const fn has_api(self) -> bool {
-        !matches!(self, Self::Direct | Self::Tunnel)
+        !matches!(self, Self::Direct | Self::Tunnel | Self::Xdp)
     }
 }
 

@@ -105,6 +105,12 @@ pub const MEASURES: &[Measure] = &[
         Kind::Flood,
         Server::Far,
     ),
+    from_outside(
+        "nodeport-frames-far",
+        "NodePort frames one way, pod elsewhere",
+        Kind::Frames,
+        Server::Far,
+    ),
 ];
 
 impl Measure {
@@ -117,6 +123,7 @@ impl Measure {
                 let kind = matches!(self.kind, Kind::TcpRequests | Kind::Streams(1));
                 kind && self.way == Way::ClusterIp && self.server == Server::Far
             }
+            Variant::Xdp => self.way == Way::NodePort && self.server == Server::Far,
             Variant::KubeProxy(_) | Variant::Ours { .. } => true,
         }
     }
@@ -125,7 +132,7 @@ impl Measure {
     pub const fn port(&self) -> u16 {
         match self.kind {
             Kind::Streams(_) => SINK,
-            Kind::Flood => DRAIN,
+            Kind::Flood | Kind::Frames => DRAIN,
             _ => PORT,
         }
     }

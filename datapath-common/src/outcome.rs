@@ -69,6 +69,8 @@ pub enum Outcome {
     DroppedCongestion,
     /// A new flow of a pod leaves the cluster with the node's address.
     Masqueraded,
+    /// Of those carried to another node: turned round at the uplink, before it became a packet.
+    TurnedRound,
 }
 
 impl Outcome {
@@ -106,10 +108,11 @@ impl Outcome {
         Self::DroppedSpoofed,
         Self::DroppedCongestion,
         Self::Masqueraded,
+        Self::TurnedRound,
     ];
 
     /// How many outcomes there are: the number of entries of `COUNTERS`.
-    pub const COUNT: usize = Self::Masqueraded as usize + 1;
+    pub const COUNT: usize = Self::TurnedRound as usize + 1;
 
     /// The name in metrics and tables.
     pub const fn name(self) -> &'static str {
@@ -146,6 +149,7 @@ impl Outcome {
             Self::DroppedSpoofed => "dropped_spoofed",
             Self::DroppedCongestion => "dropped_congestion",
             Self::Masqueraded => "masqueraded",
+            Self::TurnedRound => "turned_round",
         }
     }
 }

@@ -262,7 +262,7 @@ pub(crate) fn choose(
     Ok(place)
 }
 
-/// Claims what was chosen.
+/// Claims what was chosen. A `length` of 0 is that of a packet that will be noted later.
 #[inline(always)]
 pub(crate) fn settle(packet: &mut Packet, length: u32) -> Result<(), Outcome> {
     claim(packet, length)?;
@@ -408,7 +408,7 @@ extern "C" fn claim_halves(packet: *mut Packet, length: u32) -> u32 {
     }
     packet.flow.to = packet.to;
     packet.flow.flags = flags.with(FlowFlags::SEEN).with(seen(packet.tcp));
-    packet.flow.packets = 1;
+    packet.flow.packets = u64::from(length != 0);
     packet.flow.bytes = u64::from(length);
     if FLOWS.insert(&packet.tuple, &packet.flow, 0).is_err() {
         // Best effort: an answer that comes is translated, and the entry ages.

@@ -263,7 +263,7 @@ pub(crate) fn detour(packet: &Packet) -> Option<u32> {
 }
 
 #[inline(always)]
-fn is_native() -> bool {
+pub(crate) fn is_native() -> bool {
     config().is_some_and(|config| config.flags.has(ConfigFlags::NATIVE_ROUTING))
 }
 

@@ -2,12 +2,15 @@
 //!
 //! A packet is [parsed](packet), looked up among the [flows](flow) and, if it opens one, among the
 //! [frontends](service), and [carried on](forward). The [socket hooks](socket) do the same for
-//! processes of the node before there is a packet.
+//! processes of the node before there is a packet, and [XDP](xdp) does it for [what only passes
+//! through](transit) before there is a packet buffer.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg(target_arch = "bpf")]
 
+mod fib;
 mod flow;
 mod forward;
+mod frame;
 mod hook;
 mod icmp;
 mod log;
@@ -23,11 +26,13 @@ mod service;
 mod skb;
 mod socket;
 mod sweep;
+mod transit;
 mod tunnel;
+mod xdp;
 
 use aya_ebpf::{
-    macros::{cgroup_sock_addr, classifier},
-    programs::{SockAddrContext, TcContext},
+    macros::{cgroup_sock_addr, classifier, xdp},
+    programs::{SockAddrContext, TcContext, XdpContext},
 };
 use datapath_common::{ConfigFlags, FlowFlags, FrontendKey, Outcome};
 use hook::Hook;
@@ -60,6 +65,12 @@ pub(crate) fn to_uplink(context: TcContext) -> Action {
         return NEXT;
     }
     run(&context, Hook::ToUplink)
+}
+
+/// Before [`from_uplink`], where the operator wants it.
+#[xdp]
+pub(crate) fn xdp_uplink(context: XdpContext) -> u32 {
+    xdp::run(&context)
 }
 
 /// Attached nowhere: userspace runs it (`BPF_PROG_TEST_RUN`).
@@ -112,7 +123,7 @@ pub(crate) fn getpeername6(context: SockAddrContext) -> i32 {
 #[inline(always)]
 fn run(context: &TcContext, hook: Hook) -> Action {
     let skb = Skb::new(context);
-    let Some(packet) = maps::PACKET.get_ptr_mut(0) else { return NEXT };
+    let Some(packet) = maps::PACKET.get_ptr_mut(maps::TC) else { return NEXT };
     // SAFETY: the entry is this CPU's own, and no other program runs on it meanwhile.
     let packet = unsafe { &mut *packet };
     let mut result = handle(packet, skb, hook);

@@ -21,7 +21,7 @@
 //! | `SOCKETS` | [`SocketKey`] → [`SocketPeer`] | socket | socket |
 //! | `SERVICE_STATS` | id → [`ServiceStats`], per CPU | agent creates, tc and socket count | tools |
 //! | `TUNNELS` | [`Addr`] of a node → [`TunnelStats`], per CPU | tc | tools |
-//! | `PACKET` | 0 → [`Packet`], per CPU | tc | tc |
+//! | `PACKET` | [`TC`] or [`XDP`] → [`Packet`], per CPU | tc, XDP | tc, XDP |
 //! | `COUNTERS` | [`Outcome`] → packets, per CPU | all programs | tools |
 
 use crate::packet::Packet;
@@ -81,9 +81,13 @@ pub(crate) static TUNNELS: PerCpuHashMap<Addr, TunnelStats, 16_384, SPARSE> = Pe
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<u64, { Outcome::COUNT }> = PerCpuArray::new();
 /// The packet at hand. Not on the stack, which has 512 bytes in all; tc programs run with soft
-/// interrupts off, so each CPU works on one packet at a time.
+/// interrupts off, so each CPU works on one packet at a time; so do XDP programs.
 #[btf_map]
-pub(crate) static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
+pub(crate) static PACKET: PerCpuArray<Packet, 2> = PerCpuArray::new();
+/// Key of `PACKET` for tc programs.
+pub(crate) const TC: u32 = 0;
+/// Key of `PACKET` for XDP programs.
+pub(crate) const XDP: u32 = 1;
 
 /// The node's configuration; all zeros until the agent has written it.
 #[inline(always)]

@@ -356,7 +356,7 @@ pub(crate) fn longest_prefix<M, K: Pod, V>(map: &'static M, key: &K) -> Option<&
 }
 
 #[inline(always)]
-fn family(v4: bool) -> u32 {
+pub(crate) fn family(v4: bool) -> u32 {
     const AF_INET: u32 = 2;
     const AF_INET6: u32 = 10;
     if v4 { AF_INET } else { AF_INET6 }

@@ -11,7 +11,7 @@ use datapath_common::{
     Service, SlotKey, SourceRangeKey, Timeouts,
 };
 use datapath_user::{
-    datapath::{Datapath, Error, Options, cleanup, watch_pod_devices},
+    datapath::{Datapath, Error, Options, Xdp, cleanup, watch_pod_devices},
     plan::{Change, Tables},
     show::{FlowFilter, Format, Show, ShowError},
 };
@@ -244,6 +244,78 @@ fn a_device_has_the_programs_of_its_role_once() {
         datapath.detach_others(&[device.index]).expect("detach");
         assert_eq!(sandbox.links(), ["from_pod-veth2", "to_pod-veth2"]);
         assert_eq!(sandbox.programs_on(&device).len(), 2);
+    });
+}
+
+#[test]
+fn xdp_is_attached_in_its_mode_swapped_and_removed() {
+    in_sandbox(|sandbox| {
+        let (device, options) = (sandbox.device("veth0"), sandbox.options());
+        let with = |xdp| Options { xdp, ..options.clone() };
+        let tc = ["from_uplink-veth0", "to_uplink-veth0"];
+        // A pair is given no native program unless that is asked for.
+        for (xdp, pin, shown) in [
+            (Xdp::Auto, "xdp_generic-veth0", "xdpgeneric"),
+            (Xdp::Native, "xdp_native-veth0", " xdp "),
+            (Xdp::Generic, "xdp_generic-veth0", "xdpgeneric"),
+        ] {
+            let mut programs = Vec::new();
+            for _ in 0..2 {
+                let mut datapath = Datapath::load(&with(xdp)).expect("load");
+                datapath.attach_uplink(&device).expect("attach");
+                assert_eq!(sandbox.links(), [tc[0], tc[1], pin], "{xdp}");
+                assert_eq!(datapath.ensure().expect("ensure").total(), 0, "{xdp}");
+                programs.push(sandbox.xdp("veth0"));
+            }
+            assert!(programs.iter().all(|text| text.contains(shown)), "{xdp}: {programs:?}");
+            assert_ne!(programs[0], programs[1], "the link is given the new program");
+        }
+
+        let show = Show {
+            bpffs: options.bpffs.clone(),
+            state_dir: options.bpffs.join("no-names"),
+            format: Format::Table,
+        };
+        let status = text(|out| show.status(out));
+        assert!(status.contains("veth0        xdp generic  xdp_uplink"), "{status}");
+        let mut datapath = Datapath::load(&with(Xdp::Auto)).expect("load");
+        datapath.attach_uplink(&device).expect("attach");
+        assert_eq!(datapath.xdp(), [("veth0".to_owned(), "xdp generic")]);
+        fs::remove_file(options.bpffs.join("v1/links/xdp_generic-veth0")).expect("unpin");
+        assert_eq!(datapath.ensure().expect("ensure").pins, 1);
+
+        let elsewhere = options.bpffs.join("elsewhere");
+        for (xdp, problem) in [
+            (Xdp::Auto, None),
+            (Xdp::Generic, Some("--xdp=generic on veth0: ")),
+            (Xdp::Native, Some("--xdp=native on veth0: ")),
+        ] {
+            let options = Options { bpffs: elsewhere.clone(), ..with(xdp) };
+            let mut second = Datapath::load(&options).expect("load");
+            let attached = second.attach_uplink(&device);
+            let error = attached.err().map(|error| error.to_string());
+            let said = |part: &str| error.as_ref().is_some_and(|error| error.contains(part));
+            assert!(problem.map_or(error.is_none(), said), "{xdp}: {error:?}");
+            assert!(second.xdp().is_empty(), "{xdp} beside another's program");
+        }
+        cleanup(&Options { bpffs: elsewhere, ..options.clone() }).expect("cleanup");
+
+        datapath.attach_pod(&device).expect("it is a pod's after all");
+        assert_eq!(sandbox.links(), ["from_pod-veth0", "to_pod-veth0"]);
+        datapath.attach_uplink(&device).expect("attach");
+        drop(datapath);
+        let mut datapath = Datapath::load(&with(Xdp::Off)).expect("load");
+        datapath.attach_uplink(&device).expect("attach");
+        assert_eq!(sandbox.links(), tc, "an agent without XDP takes it away");
+        drop(datapath);
+        let mut datapath = Datapath::load(&with(Xdp::Generic)).expect("load");
+        datapath.attach_uplink(&device).expect("attach");
+        datapath.detach_others(&[]).expect("detach");
+        assert!(sandbox.links().is_empty());
+        assert!(!sandbox.xdp("veth0").contains("xdp"));
+        datapath.attach_uplink(&device).expect("attach");
+        assert_eq!(cleanup(&options).expect("cleanup").len(), MAPS as usize + 3);
+        assert!(!sandbox.xdp("veth0").contains("xdp"));
     });
 }
 

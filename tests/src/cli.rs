@@ -144,6 +144,27 @@ impl Routing {
     }
 }
 
+/// What the agent's `--xdp` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Xdp {
+    /// No XDP.
+    Off,
+    /// In the driver.
+    Native,
+    /// Behind the driver.
+    Generic,
+}
+
+impl Xdp {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
 /// What the cluster is to be.
 #[derive(Debug, Args)]
 pub struct Shape {
@@ -163,6 +184,9 @@ pub struct Shape {
     /// networks.
     #[arg(long, value_enum)]
     routing: Option<Routing>,
+    /// Whether frames that only pass through are turned round at the uplinks (XDP).
+    #[arg(long, value_enum, default_value_t = Xdp::Off)]
+    xdp: Xdp,
     /// No control plane: the agents read files.
     #[arg(long)]
     source: bool,
@@ -175,6 +199,7 @@ impl Shape {
             Who::Datapath => Some(Kind::Datapath {
                 socket_lb: self.socket_lb == Switch::On,
                 routing: self.routing().name(),
+                xdp: self.xdp.name(),
             }),
             Who::Iptables => Some(Kind::KubeProxy("iptables")),
             Who::Nftables => Some(Kind::KubeProxy("nftables")),
@@ -221,13 +246,14 @@ impl Shape {
         fn name(value: &impl ValueEnum) -> String {
             value.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
         }
-        let Self { cluster, pods, proxy, socket_lb, routing: _, source } = self;
+        let Self { cluster, pods, proxy, socket_lb, routing: _, xdp, source } = self;
         let mut arguments = vec![
             format!("--cluster={}", name(cluster)),
             format!("--pods={pods}"),
             format!("--proxy={}", name(proxy)),
             format!("--socket-lb={}", name(socket_lb)),
             format!("--routing={}", self.routing().name()),
+            format!("--xdp={}", xdp.name()),
         ];
         if *source {
             arguments.push("--source".to_owned());

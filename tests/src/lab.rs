@@ -437,6 +437,9 @@ impl Lab {
             }
             Cluster::Source(source) => Origin::Source(lock(source).folder().to_owned()),
         };
+        if kind.has_xdp() {
+            wire::like_cable(&self.bridge, node.spec.short(), true)?;
+        }
         let proxy = Proxy::start(node, kind, &origin, flags)?;
         let old = lock(&self.proxies).insert(node.spec.name, proxy);
         ensure!(old.is_none(), "{} had a proxy already", node.spec.name);
@@ -476,6 +479,9 @@ impl Lab {
             let kind = proxy.kind();
             proxy.stop()?;
             proxy::clean(node, kind)?;
+            if kind.has_xdp() {
+                wire::like_cable(&self.bridge, node.spec.short(), false)?;
+            }
         }
         Ok(())
     }

@@ -20,6 +20,8 @@ use std::{
 
 /// Where the proxies answer for their health.
 const HEALTH_PORT: u16 = 10_256;
+/// `--xdp` where there is none.
+const OFF: &str = "off";
 /// How long a proxy may take to become healthy.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// How long a proxy may take to end when asked.
@@ -34,6 +36,8 @@ pub enum Kind {
         socket_lb: bool,
         /// Who routes between pods: what `--routing` says.
         routing: &'static str,
+        /// What `--xdp` says.
+        xdp: &'static str,
     },
     /// kube-proxy in the mode of this name: `iptables` or `nftables`.
     KubeProxy(&'static str),
@@ -42,22 +46,19 @@ pub enum Kind {
 impl Kind {
     /// Our agent in each of its modes in `myk8s`.
     pub const MODES: [Self; 4] = [
-        Self::Datapath { socket_lb: true, routing: "native" },
-        Self::Datapath { socket_lb: false, routing: "native" },
-        Self::Datapath { socket_lb: true, routing: "none" },
-        Self::Datapath { socket_lb: false, routing: "none" },
+        Self::datapath(true, "native"),
+        Self::datapath(false, "native"),
+        Self::datapath(true, "none"),
+        Self::datapath(false, "none"),
     ];
     /// Its modes where the pods' network is its own too.
-    pub const ALONE: [Self; 2] = [
-        Self::Datapath { socket_lb: true, routing: "auto" },
-        Self::Datapath { socket_lb: false, routing: "auto" },
-    ];
+    pub const ALONE: [Self; 2] = [Self::datapath(true, "auto"), Self::datapath(false, "auto")];
     /// Its modes between subnets, in Calico's cluster.
     pub const TUNNELS: [Self; 4] = [
-        Self::Datapath { socket_lb: true, routing: "ipip" },
-        Self::Datapath { socket_lb: false, routing: "cross-subnet" },
-        Self::Datapath { socket_lb: false, routing: "ipip" },
-        Self::Datapath { socket_lb: true, routing: "cross-subnet" },
+        Self::datapath(true, "ipip"),
+        Self::datapath(false, "cross-subnet"),
+        Self::datapath(false, "ipip"),
+        Self::datapath(true, "cross-subnet"),
     ];
 
     /// The cluster that it is for.
@@ -71,6 +72,16 @@ impl Kind {
         }
     }
 
+    /// Ours, without XDP.
+    pub const fn datapath(socket_lb: bool, routing: &'static str) -> Self {
+        Self::Datapath { socket_lb, routing, xdp: OFF }
+    }
+
+    /// Whether it sees frames before the kernel makes packets of them.
+    pub fn has_xdp(self) -> bool {
+        matches!(self, Self::Datapath { xdp, .. } if xdp != OFF)
+    }
+
     /// Whether it is ours.
     pub fn is_datapath(self) -> bool {
         matches!(self, Self::Datapath { .. })
@@ -80,8 +91,9 @@ impl Kind {
 impl std::fmt::Display for Kind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Datapath { socket_lb, routing } => {
-                write!(f, "{}-{routing}", if *socket_lb { "socket" } else { "tc" })
+            Self::Datapath { socket_lb, routing, xdp } => {
+                write!(f, "{}-{routing}", if *socket_lb { "socket" } else { "tc" })?;
+                if *xdp == OFF { Ok(()) } else { write!(f, "-xdp-{xdp}") }
             }
             Self::KubeProxy(mode) => write!(f, "kube-proxy-{mode}"),
         }
@@ -112,10 +124,11 @@ impl Proxy {
         let log = node.folder.join("proxy.log");
         let output = File::options().append(true).create(true).open(&log)?;
         let mut command = match kind {
-            Kind::Datapath { socket_lb, routing } => {
+            Kind::Datapath { socket_lb, routing, xdp } => {
                 let mut command = agent(node, origin)?;
                 command.arg(if socket_lb { "--socket-lb=on" } else { "--socket-lb=off" });
                 command.arg(format!("--routing={routing}"));
+                command.arg(format!("--xdp={xdp}"));
                 command
             }
             Kind::KubeProxy(mode) => kube_proxy(node, mode, origin, flags)?,

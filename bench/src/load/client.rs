@@ -1,7 +1,7 @@
 //! What sends.
 
 use super::{
-    open_loop,
+    frames, open_loop,
     order::{Kind, LAST_REQUEST, REQUEST, Report, Work},
 };
 use anyhow::{Context as _, Result, ensure};
@@ -32,6 +32,7 @@ pub(super) fn work(work: &Work) -> Result<Report> {
     match work.kind {
         Kind::Streams(connections) => return streams(work.to, connections, whole),
         Kind::Flood => return flood(work.to, whole),
+        Kind::Frames => return frames::send(work.to, whole),
         Kind::TcpRequests => recorder.record_all(&mut TcpRequests::new(work.to)),
         Kind::UdpRequests => recorder.record_all(&mut UdpRequests::new(work.to)?),
         Kind::TcpConnections => recorder.record_all(&mut || connection(work.to)),

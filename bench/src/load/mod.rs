@@ -5,6 +5,7 @@
 //! the way of the packets.
 
 mod client;
+mod frames;
 mod open_loop;
 pub mod order;
 mod server;

@@ -68,6 +68,8 @@ pub enum Kind {
     /// Datagrams to [`DRAIN`], as fast as they go. One CPU carries each all the way before the next
     /// is sent.
     Flood,
+    /// The same with frames that are written to the device as they are.
+    Frames,
     /// As much as goes, over this many connections to [`SINK`].
     Streams(u8),
 }

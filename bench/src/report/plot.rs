@@ -76,6 +76,7 @@ fn color(variant: Variant) -> RGBColor {
         Variant::Ours { socket_lb: true } => RGBColor(0, 114, 178),
         Variant::Ours { socket_lb: false } => RGBColor(86, 180, 233),
         Variant::Tunnel => RGBColor(0, 158, 115),
+        Variant::Xdp => RGBColor(204, 121, 167),
     }
 }
 

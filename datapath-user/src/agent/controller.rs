@@ -283,6 +283,7 @@ impl<K: Kernel> Controller<K> {
                 .filter_map(|(id, label)| Some((label, stats.remove(&id)?)))
                 .collect(),
             maps: self.kernel.map_fill()?,
+            xdp: self.kernel.xdp(),
             pending_services,
             pending_slices,
             no_local_endpoints: self.planner.no_local_endpoints(),

@@ -39,6 +39,8 @@ pub trait Kernel {
     fn service_stats(&self) -> Result<HashMap<u32, ServiceStats>, Error>;
     /// How full the maps are.
     fn map_fill(&self) -> Result<Vec<MapFill>, Error>;
+    /// Uplinks with XDP, each with the mode's name.
+    fn xdp(&self) -> Vec<(String, &'static str)>;
 }
 
 impl Kernel for Datapath {
@@ -100,5 +102,9 @@ impl Kernel for Datapath {
 
     fn map_fill(&self) -> Result<Vec<MapFill>, Error> {
         self.map_fill()
+    }
+
+    fn xdp(&self) -> Vec<(String, &'static str)> {
+        self.xdp()
     }
 }

@@ -139,6 +139,10 @@ impl Kernel for Fake {
     fn map_fill(&self) -> Result<Vec<MapFill>, Error> {
         Ok(Vec::new())
     }
+
+    fn xdp(&self) -> Vec<(String, &'static str)> {
+        Vec::new()
+    }
 }
 
 fn controller(kernel: &Fake, saved: Option<SavedServers>) -> Controller<Fake> {
@@ -222,6 +226,7 @@ fn snapshot() -> Arc<Snapshot> {
         name: "eth0".to_owned(),
         mac: [2; 6],
         mtu: 1500,
+        pair: false,
         peer_elsewhere: false,
         loopback: false,
         bridge: None,

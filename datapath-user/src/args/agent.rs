@@ -7,7 +7,7 @@ use super::{
 use crate::{
     agent::{self, CniOptions, KernelSettings, Objects},
     config::{self, LogFormat, ProxyConfig, Remark},
-    datapath,
+    datapath::{self, Xdp},
     k8s::{Access, SavedServers},
     model::Algorithm,
     node::{self, PortRange},
@@ -131,6 +131,11 @@ pub struct AgentArgs {
     /// Attach with clsact filters even where the kernel has tcx links.
     #[arg(long, env = "DATAPATH_FORCE_CLSACT")]
     force_clsact: bool,
+    /// Turn packets for backends on other nodes round at the uplinks, before the kernel has made
+    /// packets of them (XDP): in the driver (native), or behind it (generic). auto: in the driver where
+    /// it can, and not at all where nothing can.
+    #[arg(long, value_name = "MODE", env = "DATAPATH_XDP", default_value_t)]
+    xdp: Xdp,
     /// The `DaemonSet` that we are part of: when it is gone, an agent that is told to end removes
     /// everything from its node.
     #[arg(long, value_name = "NAME", env = "DATAPATH_DAEMONSET")]
@@ -180,6 +185,7 @@ impl AgentArgs {
                     .into_iter()
                     .map(|MapEntries { map, entries }| (map, entries))
                     .collect(),
+                xdp: self.xdp,
             },
             kernel: KernelSettings {
                 devices: self.device.into_iter().filter(|name| !name.is_empty()).collect(),

@@ -1,14 +1,15 @@
 //! Attaching programs, in place of what an earlier agent attached where there is such.
 
 use super::{
-    Error, Repairs,
+    Device, Error, Repairs,
     link::{open_link, pin_again, remove_link},
-    load::{Direction, POD, Programs, SOCKET, UPLINK},
+    load::{Direction, POD, Programs, SOCKET, UPLINK, XDP},
     netlink,
     pin::Layout,
     sys::{self, LinkInfo, ProgramInfo},
+    xdp::{Mode, Xdp},
 };
-use aya_obj::generated::bpf_attach_type::{BPF_TCX_EGRESS, BPF_TCX_INGRESS};
+use aya_obj::generated::bpf_attach_type::{BPF_TCX_EGRESS, BPF_TCX_INGRESS, BPF_XDP};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
@@ -28,6 +29,8 @@ const CGROUP: &str = "cgroup";
 enum Target {
     /// A device, by index and name.
     Device { index: u32, name: String, direction: Direction },
+    /// A device, before there are packets.
+    Xdp { index: u32, name: String, mode: Mode },
     /// A cgroup, by number and folder.
     Cgroup { id: u64, folder: PathBuf, attach_type: u32 },
 }
@@ -110,17 +113,19 @@ impl Attachments {
 
     /// Renames what is attached to a device that has a new name: the kernel takes no program twice.
     fn follow_name(&mut self, index: u32, name: &str) -> Result<(), Error> {
-        let renamed = |attachment: &Attachment| match &attachment.target {
-            Target::Device { index: known, name: called, .. } => *known == index && called != name,
-            Target::Cgroup { .. } => false,
+        let renamed = |attachment: &Attachment| {
+            let device = attachment.target.device();
+            device.is_some_and(|(known, called)| known == index && called != name)
         };
         let pins = self.all.iter().filter(|(_, attachment)| renamed(attachment));
         for old in pins.map(|(pin, _)| pin.clone()).collect::<Vec<_>>() {
             let Some(mut attachment) = self.all.remove(&old) else { continue };
-            if let Target::Device { name: called, .. } = &mut attachment.target {
+            if let Target::Device { name: called, .. } | Target::Xdp { name: called, .. } =
+                &mut attachment.target
+            {
                 name.clone_into(called);
             }
-            let new = self.layout.link(attachment.program, name);
+            let new = self.layout.link(attachment.pin_name(), name);
             match fs::rename(&old, &new) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(Error::system(format!("renaming {}", old.display()))(error));
@@ -143,6 +148,60 @@ impl Attachments {
             }
         }
         Ok(())
+    }
+
+    /// Attaches `xdp_uplink` to a device, and removes it where it is not wanted or where it runs in another
+    /// mode. The tc programs do its work meanwhile.
+    pub(super) fn xdp(
+        &mut self,
+        programs: &Programs,
+        wanted: Xdp,
+        device: &Device,
+    ) -> Result<(), Error> {
+        let (index, name) = (device.index, &device.name);
+        let modes = if programs.has(XDP) { wanted.modes(device) } else { &[] };
+        let mut modes = modes.to_vec();
+        // What an agent before has found to work is not tried anew.
+        modes.sort_by_key(|mode| !self.layout.link(mode.pin(), name).exists());
+        for mode in modes {
+            for other in Mode::ALL.into_iter().filter(|other| *other != mode) {
+                self.remove_pin(&self.layout.link(other.pin(), name))?;
+            }
+            let target = Target::Xdp { index, name: name.clone(), mode };
+            match self.attach(programs, XDP, target) {
+                Ok(()) => {
+                    tracing::info!(device = name, mode = mode.name(), "frames are turned round");
+                    return Ok(());
+                }
+                Err(error) if wanted == Xdp::Auto => {
+                    tracing::warn!(device = name, mode = mode.name(), %error, "no XDP in this mode");
+                }
+                Err(error) => return Err(Error::xdp(wanted, name, error)),
+            }
+        }
+        self.remove_xdp(name)
+    }
+
+    /// Removes `xdp_uplink` from a device, also that of an earlier agent.
+    pub(super) fn remove_xdp(&mut self, name: &str) -> Result<(), Error> {
+        for mode in Mode::ALL {
+            self.remove_pin(&self.layout.link(mode.pin(), name))?;
+        }
+        Ok(())
+    }
+
+    /// Devices with `xdp_uplink`, and the name of its mode there.
+    pub(super) fn xdp_modes(&self) -> Vec<(String, &'static str)> {
+        let mode = |attachment: &Attachment| match &attachment.target {
+            Target::Xdp { name, mode, .. } => Some((name.clone(), mode.name())),
+            Target::Device { .. } | Target::Cgroup { .. } => None,
+        };
+        self.all.values().filter_map(mode).collect()
+    }
+
+    fn remove_pin(&mut self, pin: &Path) -> Result<(), Error> {
+        self.all.remove(pin);
+        remove_link(pin).map(drop)
     }
 
     /// Attaches the socket hooks to a cgroup.
@@ -173,10 +232,8 @@ impl Attachments {
     pub(super) fn remove_others(&mut self, keep: &[u32]) -> Result<usize, Error> {
         self.early.retain(|index| device_name(*index).is_some());
         let keep = &*self.early.iter().chain(keep).copied().collect::<Vec<_>>();
-        let gone = |target: &Target| match target {
-            Target::Device { index, .. } => !keep.contains(index),
-            Target::Cgroup { .. } => false,
-        };
+        let gone =
+            |target: &Target| target.device().is_some_and(|(index, _)| !keep.contains(&index));
         let mut removed = self.remove_where(gone)?;
         removed += self.remove_stale_pins(keep)?;
         if !self.tcx || !self.filters_checked {
@@ -202,14 +259,15 @@ impl Attachments {
         let mut removed = 0;
         for pin in entries(&self.layout.links())? {
             let name = pin.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let on_device = POD.iter().chain(&UPLINK).any(|(program, _)| {
+            let tc = POD.iter().chain(&UPLINK).map(|(program, _)| *program);
+            let on_device = tc.chain(Mode::ALL.map(Mode::pin)).any(|program| {
                 name.strip_prefix(program).is_some_and(|rest| rest.starts_with('-'))
             });
             let Some((_, info)) = open_link(&pin)?.filter(|_| on_device) else { continue };
             let ours = self.all.contains_key(&pin);
             // A device that was given another name while no agent ran.
             let renamed = self.all.values().any(|attachment| {
-                name.starts_with(attachment.program) && attachment.target.is_of(&info)
+                name.starts_with(attachment.pin_name()) && attachment.target.is_of(&info)
             });
             if !keep.contains(&info.device()) || (renamed && !ours) {
                 remove_link(&pin)?;
@@ -224,7 +282,7 @@ impl Attachments {
     pub(super) fn ensure(&mut self, programs: &Programs) -> Result<Repairs, Error> {
         let mut repairs = Repairs::default();
         let gone = |target: &Target| match target {
-            Target::Device { index, name, .. } => {
+            Target::Device { index, name, .. } | Target::Xdp { index, name, .. } => {
                 device_name(*index).as_deref() != Some(name.as_str())
             }
             Target::Cgroup { id, folder, .. } => {
@@ -245,6 +303,11 @@ impl Attachments {
             match self.attach(programs, program, target) {
                 // It went at this very moment.
                 Err(Error::NoDevice(_)) => {}
+                // Somebody else has taken its place, which nothing depends on.
+                Err(error) if program == XDP => {
+                    tracing::warn!(%error, "XDP is given up");
+                    self.all.retain(|_, attachment| attachment.program != XDP);
+                }
                 result => result?,
             }
         }
@@ -260,9 +323,10 @@ impl Attachments {
     ) -> Result<(), Error> {
         let (place, link) = match &target {
             Target::Device { name, .. } => (name.as_str(), self.tcx),
+            Target::Xdp { name, .. } => (name.as_str(), true),
             Target::Cgroup { .. } => (CGROUP, true),
         };
-        let pin = self.layout.link(program, place);
+        let pin = self.layout.link(pin_name(program, &target), place);
         let known = self.all.get(&pin).filter(|known| known.target == target);
         let lost = match known {
             Some(known) => !is_attached(known, info_of_program(programs, program)?.id)?,
@@ -283,17 +347,41 @@ impl Attachments {
     }
 }
 
+impl Attachment {
+    fn pin_name(&self) -> &'static str {
+        pin_name(self.program, &self.target)
+    }
+}
+
+/// What stands in the name of the pin, before the place.
+fn pin_name(program: &'static str, target: &Target) -> &'static str {
+    match target {
+        Target::Xdp { mode, .. } => mode.pin(),
+        Target::Device { .. } | Target::Cgroup { .. } => program,
+    }
+}
+
 impl Target {
+    /// Index and name of the device.
+    fn device(&self) -> Option<(u32, &str)> {
+        match self {
+            Self::Device { index, name, .. } | Self::Xdp { index, name, .. } => {
+                Some((*index, name))
+            }
+            Self::Cgroup { .. } => None,
+        }
+    }
+
     fn is_of(&self, info: &LinkInfo) -> bool {
         match self {
-            Self::Device { index, .. } => info.device() == *index,
+            Self::Device { index, .. } | Self::Xdp { index, .. } => info.device() == *index,
             Self::Cgroup { id, .. } => info.cgroup() == *id,
         }
     }
 
     fn describe(&self) -> String {
         match self {
-            Self::Device { name, .. } => format!("the device {name}"),
+            Self::Device { name, .. } | Self::Xdp { name, .. } => format!("the device {name}"),
             Self::Cgroup { folder, .. } => folder.display().to_string(),
         }
     }
@@ -322,11 +410,14 @@ fn attach_link(
                 Direction::Ingress => BPF_TCX_INGRESS,
                 Direction::Egress => BPF_TCX_EGRESS,
             };
-            sys::create_link(fd, *index, hook as u32, true)
+            sys::create_link(fd, *index, hook as u32, sys::BEFORE)
+        }
+        Target::Xdp { index, mode, .. } => {
+            sys::create_link(fd, *index, BPF_XDP as u32, mode.flag())
         }
         Target::Cgroup { folder, attach_type, .. } => File::open(folder).and_then(|cgroup| {
             let cgroup = cgroup.as_raw_fd().cast_unsigned();
-            sys::create_link(fd, cgroup, *attach_type, false)
+            sys::create_link(fd, cgroup, *attach_type, 0)
         }),
     };
     let link = link.map_err(|error| attach_error(target, what, error))?;
@@ -358,8 +449,8 @@ fn attach_filter(
 }
 
 fn attach_error(target: &Target, what: String, error: io::Error) -> Error {
-    match (target, error.raw_os_error()) {
-        (Target::Device { name, .. }, Some(libc::ENODEV)) => Error::NoDevice(name.clone()),
+    match (target.device(), error.raw_os_error()) {
+        (Some((_, name)), Some(libc::ENODEV)) => Error::NoDevice(name.to_owned()),
         _ => Error::system(what)(error),
     }
 }
@@ -377,7 +468,7 @@ fn is_attached(attachment: &Attachment, program: u32) -> Result<bool, Error> {
             let filter = netlink::find(*index, *direction).map_err(Error::system(what))?;
             Ok(filter.is_some_and(|filter| filter.program_id == program))
         }
-        (Holder::Filter, Target::Cgroup { .. }) => Ok(false),
+        (Holder::Filter, Target::Xdp { .. } | Target::Cgroup { .. }) => Ok(false),
     }
 }
 

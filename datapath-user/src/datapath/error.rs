@@ -1,5 +1,6 @@
 //! What can go wrong between us and the kernel, in words that say what to do.
 
+use super::Xdp;
 use std::{io, path::PathBuf};
 
 /// An error of the kernel side.
@@ -95,6 +96,16 @@ pub enum Error {
     /// A network device that should be attached to is gone.
     #[error("the device {0} is gone")]
     NoDevice(String),
+    /// XDP was asked for where it cannot be had.
+    #[error("--xdp={flag} on {place}: {source} (--xdp=auto goes on without)")]
+    Xdp {
+        /// What was asked for.
+        flag: Xdp,
+        /// Where.
+        place: String,
+        /// Why not.
+        source: Box<Self>,
+    },
     /// Any other system call that failed.
     #[error("{what}: {source}")]
     System {
@@ -110,5 +121,10 @@ impl Error {
     pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |source| Self::System { what, source }
+    }
+
+    /// Says which flag asked for it.
+    pub(super) fn xdp(flag: Xdp, place: impl Into<String>, source: Self) -> Self {
+        Self::Xdp { flag, place: place.into(), source: Box::new(source) }
     }
 }

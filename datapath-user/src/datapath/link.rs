@@ -2,10 +2,11 @@
 
 use super::{
     Error,
-    load::SOCKET,
+    load::{SOCKET, XDP},
     pin::Layout,
     reader::Attachment,
     sys::{self, LinkInfo},
+    xdp::Mode,
 };
 use std::{
     fs, io,
@@ -31,10 +32,14 @@ pub(super) fn describe_link(pin: &Path) -> Result<Option<Attachment>, Error> {
     let Some((_, info)) = open_link(pin)? else { return Ok(None) };
     let name = pin.file_name().unwrap_or_default().to_string_lossy();
     let Some((program, place)) = name.split_once('-') else { return Ok(None) };
-    let (program, place) = (program.to_owned(), Layout::place(place));
     let socket = SOCKET.iter().any(|(name, _)| *name == program);
-    let (kind, attached) =
-        if socket { ("cgroup", info.cgroup() != 0) } else { ("tcx", info.device() != 0) };
+    let xdp = Mode::ALL.into_iter().find(|mode| mode.pin() == program);
+    let (program, kind) = match xdp {
+        Some(mode) => (XDP, mode.name()),
+        None => (program, if socket { "cgroup" } else { "tcx" }),
+    };
+    let attached = if socket { info.cgroup() != 0 } else { info.device() != 0 };
+    let (program, place) = (program.to_owned(), Layout::place(place));
     Ok(Some(Attachment { program, place, kind, attached }))
 }
 

@@ -6,10 +6,11 @@ use super::{
     pin::Layout,
     raw_map::{RawMap, kind_name},
     sys,
+    xdp::Xdp,
 };
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{CgroupSockAddr, ProgramError, SchedClassifier},
+    programs::{CgroupSockAddr, ProgramError, SchedClassifier, Xdp as XdpProgram},
     util::KernelVersion,
 };
 use aya_obj::generated::bpf_attach_type::{
@@ -55,6 +56,8 @@ pub(super) const SOCKET: [(&str, bpf_attach_type); 8] = [
     ("getpeername4", BPF_CGROUP_INET4_GETPEERNAME),
     ("getpeername6", BPF_CGROUP_INET6_GETPEERNAME),
 ];
+/// On uplinks, before there are packets.
+pub(super) const XDP: &str = "xdp_uplink";
 /// Removes expired flows; never attached.
 pub(super) const SWEEP: &str = "sweep";
 
@@ -66,6 +69,11 @@ impl Programs {
     /// The program called `name`.
     pub(super) fn get(&self, name: &'static str) -> Result<BorrowedFd<'_>, Error> {
         self.0.get(name).map(AsFd::as_fd).ok_or(Error::NoProgram(name))
+    }
+
+    /// Whether there is a program called `name`.
+    pub(super) fn has(&self, name: &'static str) -> bool {
+        self.0.contains_key(name)
     }
 }
 
@@ -195,6 +203,15 @@ fn load_programs(ebpf: &mut Ebpf, options: &Options) -> Result<Programs, Error> 
         program.load().map_err(refused(name))?;
         programs.insert(name, duplicate(name, program.fd())?);
     }
+    if options.xdp != Xdp::Off {
+        match load_xdp(ebpf) {
+            Ok(program) => drop(programs.insert(XDP, program)),
+            Err(error) if options.xdp == Xdp::Auto => {
+                tracing::warn!(%error, "no XDP; the tc programs do it all");
+            }
+            Err(error) => return Err(Error::xdp(options.xdp, "this kernel", error)),
+        }
+    }
     for (name, program) in ebpf.programs() {
         if let Ok(info) = program.info() {
             let instructions = info.verified_instruction_count();
@@ -202,6 +219,12 @@ fn load_programs(ebpf: &mut Ebpf, options: &Options) -> Result<Programs, Error> 
         }
     }
     Ok(Programs(programs))
+}
+
+fn load_xdp(ebpf: &mut Ebpf) -> Result<OwnedFd, Error> {
+    let program = find::<XdpProgram>(ebpf, XDP)?;
+    program.load().map_err(refused(XDP))?;
+    duplicate(XDP, program.fd())
 }
 
 fn find<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, Error>

@@ -14,6 +14,7 @@ mod pin;
 mod raw_map;
 mod reader;
 mod sys;
+mod xdp;
 
 pub mod devices;
 
@@ -25,6 +26,7 @@ pub use load::{has_programs, sizable_maps};
 pub use loopback::LOOPBACK;
 pub use pin::prepare_bpffs;
 pub use reader::{Attachment, Reader, monotonic_now};
+pub use xdp::Xdp;
 
 use crate::plan::{Change, KernelRoutes, Tables};
 use attach::Attachments;
@@ -53,6 +55,8 @@ pub struct Options {
     pub log_datapath: bool,
     /// Attach with clsact filters even where the kernel has tcx links.
     pub force_clsact: bool,
+    /// Whether and how XDP is used on uplinks.
+    pub xdp: Xdp,
     /// Numbers of entries, by map name, in place of the defaults; they hold for maps that are created.
     pub map_entries: BTreeMap<String, u32>,
 }
@@ -65,6 +69,7 @@ impl Default for Options {
             socket_lb: true,
             log_datapath: false,
             force_clsact: false,
+            xdp: Xdp::Off,
             map_entries: BTreeMap::new(),
         }
     }
@@ -163,12 +168,21 @@ impl Datapath {
     /// Attaches `from_pod` and `to_pod`, or swaps them in for what an earlier agent attached.
     /// Idempotent.
     pub fn attach_pod(&mut self, device: &Device) -> Result<(), Error> {
-        self.attachments().device(&self.programs, &load::POD, device.index, &device.name)
+        let mut attachments = self.attachments();
+        attachments.remove_xdp(&device.name)?;
+        attachments.device(&self.programs, &load::POD, device.index, &device.name)
     }
 
-    /// Attaches `from_uplink` and `to_uplink`, likewise.
+    /// Attaches `from_uplink` and `to_uplink`, likewise, and then `xdp_uplink` as [`Options::xdp`] says.
     pub fn attach_uplink(&mut self, device: &Device) -> Result<(), Error> {
-        self.attachments().device(&self.programs, &load::UPLINK, device.index, &device.name)
+        let mut attachments = self.attachments();
+        attachments.device(&self.programs, &load::UPLINK, device.index, &device.name)?;
+        attachments.xdp(&self.programs, self.options.xdp, device)
+    }
+
+    /// Uplinks with XDP, each with the mode's name.
+    pub fn xdp(&self) -> Vec<(String, &'static str)> {
+        self.attachments().xdp_modes()
     }
 
     /// Attaches `to_uplink` to the loopback device, likewise, and has `uplink` take what it sends back

@@ -32,7 +32,7 @@ pub struct Attachment {
     pub program: String,
     /// The device, or `cgroup`.
     pub place: String,
-    /// `tcx`, `clsact` or `cgroup`.
+    /// `tcx`, `clsact`, `cgroup`, `xdp native` or `xdp generic`.
     pub kind: &'static str,
     /// Whether it is in force; a link outlives its device.
     pub attached: bool,

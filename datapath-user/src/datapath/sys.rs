@@ -141,7 +141,7 @@ pub(super) struct LinkInfo {
 }
 
 impl LinkInfo {
-    /// tcx: index of the device, 0 once it is detached or the device is gone.
+    /// tcx, XDP: index of the device, 0 once it is detached or the device is gone.
     pub(super) fn device(&self) -> u32 {
         self.target[0]
     }
@@ -177,21 +177,23 @@ struct LinkCreate {
     expected_revision: u64,
 }
 
-/// Attaches a program to a device (by index) or cgroup (by descriptor); `first` puts it before all
-/// others, which only tcx knows.
+/// Flag of [`create_link`] for tcx (`BPF_F_BEFORE`): before the program that is named, and before all
+/// if none is.
+pub(super) const BEFORE: u32 = 1 << 3;
+
+/// Attaches a program to a device (by index) or cgroup (by descriptor). `flags` are those of the kind
+/// of program.
 pub(super) fn create_link(
     program: BorrowedFd<'_>,
     target: u32,
     attach_type: u32,
-    first: bool,
+    flags: u32,
 ) -> io::Result<OwnedFd> {
-    /// `BPF_F_BEFORE`: before the program that is named, and before all if none is.
-    const BEFORE: u32 = 1 << 3;
     let mut attr = LinkCreate {
         program: number(program),
         target,
         attach_type,
-        flags: if first { BEFORE } else { 0 },
+        flags,
         ..LinkCreate::default()
     };
     // SAFETY: the attribute holds no pointers.

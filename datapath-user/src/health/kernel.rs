@@ -21,6 +21,8 @@ pub struct KernelNumbers {
     pub services: Vec<(String, ServiceStats)>,
     /// How full the maps are.
     pub maps: Vec<MapFill>,
+    /// Uplinks with XDP, each with the mode's name.
+    pub xdp: Vec<(String, &'static str)>,
     /// Changes of Services that are not in the maps yet.
     pub pending_services: u64,
     /// Changes of slices, likewise.
@@ -40,6 +42,7 @@ impl Collector for KernelCollector {
             outcomes,
             services,
             maps,
+            xdp,
             pending_services,
             pending_slices,
             no_local_endpoints,
@@ -66,6 +69,8 @@ impl Collector for KernelCollector {
             "Kernel memory that a map takes",
             memory,
         )?;
+        let modes = xdp.iter().map(|(device, mode)| ([("device", &**device), ("mode", *mode)], 1));
+        gauges(&mut encoder, "datapath_xdp", "Uplinks where XDP runs, and how", modes)?;
         for (name, help, pending) in [
             (
                 "kubeproxy_sync_proxy_rules_service_changes_pending",

@@ -106,6 +106,7 @@ impl Sandbox {
             name: name.to_owned(),
             mac: [0; 6],
             mtu: 1500,
+            pair: true,
             peer_elsewhere: true,
             loopback: false,
             bridge: None,
@@ -135,6 +136,11 @@ impl Sandbox {
             .flat_map(|hook| SchedClassifier::query_tcx(&device.name, hook).expect("query").1)
             .map(|info| info.id())
             .collect()
+    }
+
+    /// What ip tells of a device and its XDP program.
+    pub(crate) fn xdp(&self, device: &str) -> String {
+        self.run(&format!("ip -details link show dev {device}"))
     }
 
     /// What tc tells of the filters of a device.

@@ -17,7 +17,7 @@ use std::{
 #[derive(Parser)]
 #[command(name = "cargo xtask conformance")]
 struct Options {
-    /// Only against this proxy (ours, ours-tc, nftables, iptables); may be given several times.
+    /// Only against this proxy (ours, ours-tc, ours-xdp, nftables, iptables); may be given several times.
     #[arg(long)]
     proxy: Vec<Column>,
     /// Write the page docs/conformance.md.

@@ -32,16 +32,18 @@ pub enum Column {
     Ours,
     /// Ours without the socket hooks.
     OursTc,
+    /// Ours with XDP on the uplinks.
+    OursXdp,
     /// kube-proxy in nftables mode: the contract.
     Nftables,
     /// kube-proxy in iptables mode.
     Iptables,
 }
 
-/// Both of ours.
-pub const OURS: &[Column] = &[Column::Ours, Column::OursTc];
+/// All of ours.
+pub const OURS: &[Column] = &[Column::Ours, Column::OursTc, Column::OursXdp];
 /// Ours with socket hooks.
-pub const SOCKETS: &[Column] = &[Column::Ours];
+pub const SOCKETS: &[Column] = &[Column::Ours, Column::OursXdp];
 /// Why a node's own SCTP process does not reach its own NodePort with [`SOCKETS`].
 pub(crate) const NO_SCTP_HOOK: &str = "SCTP sockets have no hooks, and packets of a node to itself are \
                                        left alone where hooks do the rest (--socket-lb=off serves them)";
@@ -56,7 +58,8 @@ pub const IPTABLES: &[Column] = &[Column::Iptables];
 
 impl Column {
     /// All, in the order of the table.
-    pub const ALL: [Self; 4] = [Self::Ours, Self::OursTc, Self::Nftables, Self::Iptables];
+    pub const ALL: [Self; 5] =
+        [Self::Ours, Self::OursTc, Self::OursXdp, Self::Nftables, Self::Iptables];
 
     /// What all are called.
     pub fn names() -> Vec<String> {
@@ -66,8 +69,9 @@ impl Column {
     /// Which proxy it is.
     pub fn kind(self) -> Kind {
         match self {
-            Self::Ours => Kind::Datapath { socket_lb: true, routing: "native" },
-            Self::OursTc => Kind::Datapath { socket_lb: false, routing: "native" },
+            Self::Ours => Kind::datapath(true, "native"),
+            Self::OursTc => Kind::datapath(false, "native"),
+            Self::OursXdp => Kind::Datapath { socket_lb: true, routing: "native", xdp: "generic" },
             Self::Nftables => Kind::KubeProxy("nftables"),
             Self::Iptables => Kind::KubeProxy("iptables"),
         }
@@ -78,6 +82,7 @@ impl Column {
         match self {
             Self::Ours => "ours with socket hooks",
             Self::OursTc => "ours by tc alone",
+            Self::OursXdp => "ours with XDP on the uplinks",
             Self::Nftables => "the real kube-proxy in nftables mode",
             Self::Iptables => "the real kube-proxy in iptables mode",
         }
@@ -94,6 +99,7 @@ impl fmt::Display for Column {
         f.write_str(match self {
             Self::Ours => "ours",
             Self::OursTc => "ours-tc",
+            Self::OursXdp => "ours-xdp",
             Self::Nftables => "nftables",
             Self::Iptables => "iptables",
         })

@@ -103,7 +103,7 @@ impl Pair {
         );
         let machine = Vm::start(&bridge, "vm", &lab.folder().join("vm"), &setup)?;
         let node = lab.node(ours.name)?;
-        lab.start_proxy(node, Kind::Datapath { socket_lb: true, routing: "ipip" })?;
+        lab.start_proxy(node, Kind::datapath(true, "ipip"))?;
         lab.wait_proxy(node)?;
         let pod = lab.pod(&format!("web-{}-1", ours.short()))?;
         Ok(Self { machine: RefCell::new(machine), pod, lab })

@@ -21,6 +21,7 @@ mod semantics;
 mod stale;
 mod tunnel;
 mod tunnel_guard;
+mod xdp;
 
 use datapath_common::{ConfigFlags, FlowFlags, FrontendFlags, Outcome, Protocol, RouteKind};
 use frame::{describe, frame, frame_with, icmp_error};

@@ -7,7 +7,7 @@ use aya::{
         Array, HashMap, MapData, PerCpuArray, PerCpuHashMap,
         lpm_trie::{Key, LpmTrie},
     },
-    programs::{Program, ProgramError, SchedClassifier},
+    programs::{Program, ProgramError},
 };
 use datapath_common::{
     Addr, Address, AddressKind, Backend, BackendList, Be16, Config, ConfigFlags, Flow, Frontend,
@@ -35,6 +35,8 @@ pub(crate) const FROM_POD: &str = "from_pod";
 pub(crate) const TO_POD: &str = "to_pod";
 pub(crate) const FROM_UPLINK: &str = "from_uplink";
 pub(crate) const TO_UPLINK: &str = "to_uplink";
+/// The XDP program, by its name.
+pub(crate) const XDP_UPLINK: &str = "xdp_uplink";
 
 /// What a program returned, by the kernel's name for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +47,10 @@ pub(crate) enum Verdict {
     Drop,
     /// `TC_ACT_REDIRECT`.
     Redirect,
+    /// `XDP_PASS`.
+    Pass,
+    /// `XDP_TX`.
+    Turned,
 }
 
 /// The addresses of the node under test: worker 1 of the reference cluster.
@@ -54,6 +60,25 @@ pub(crate) const GATEWAY: &str = "10.10.3.1";
 pub(crate) const GATEWAY6: &str = "fd00:10:10:3::1";
 /// Index of the loopback device, for which test runs take place.
 pub(crate) const DEVICE: u32 = 1;
+/// Index of the uplink that frames come by to the XDP program, see [`UPLINK_LINES`].
+pub(crate) const UPLINK: u32 = 7;
+/// The uplink of the node under test with its neighbours and routes, for [`network`].
+pub(crate) const UPLINK_LINES: &str = "\
+    link add uplink index 7 address 02:00:00:00:01:03 type veth peer name wire\n\
+    link set wire up\n\
+    link set uplink up\n\
+    addr add 172.18.0.3/16 dev uplink\n\
+    addr add fc00:f853:ccd:e793::3/64 dev uplink nodad\n\
+    neigh add 172.18.0.1 lladdr 02:00:00:00:01:01 dev uplink\n\
+    neigh add 172.18.0.2 lladdr 02:00:00:00:01:02 dev uplink\n\
+    neigh add 172.18.0.5 lladdr 02:00:00:00:01:05 dev uplink\n\
+    neigh add 172.18.0.100 lladdr 02:00:00:00:01:64 dev uplink\n\
+    neigh add fc00:f853:ccd:e793::1 lladdr 02:00:00:00:01:01 dev uplink\n\
+    neigh add fc00:f853:ccd:e793::5 lladdr 02:00:00:00:01:05 dev uplink\n\
+    route add 10.10.1.0/24 via 172.18.0.5\n\
+    route add fd00:10:10:1::/64 via fc00:f853:ccd:e793::5\n\
+    route add default via 172.18.0.1\n\
+    route add default via fc00:f853:ccd:e793::1\n";
 
 /// The head of the kernel's `struct __sk_buff`, length, type and mark, for a packet that we have sent on
 /// ourselves.
@@ -85,6 +110,7 @@ impl Node {
             let loaded = match program {
                 Program::SchedClassifier(program) => program.load(),
                 Program::CgroupSockAddr(program) => program.load(),
+                Program::Xdp(program) => program.load(),
                 other => panic!("{name}: unexpected type {:?}", other.prog_type()),
             };
             if let Err(error) = loaded {
@@ -398,9 +424,12 @@ impl Node {
     /// As [`run`](Self::run); `None` for a frame that the kernel does not even hand to programs.
     pub(crate) fn try_run(&mut self, program: &str, frame: &[u8]) -> Option<(Verdict, Vec<u8>)> {
         let mut out = vec![0; frame.len() + 256];
+        // The kernel's `struct xdp_md`: start and end of the frame, the device that it came by.
+        let context: [u8; 24] = bytemuck::cast([0, frame.len() as u32, 0, UPLINK, 0, 0]);
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
+            ctx_in: (program == XDP_UPLINK).then_some(&context),
             ..TestRunOptions::default()
         };
         let result = self.test_run(program, options).ok()?;
@@ -455,14 +484,19 @@ impl Node {
         program: &str,
         options: TestRunOptions<'_>,
     ) -> Result<TestRunResult, ProgramError> {
-        let program = self.ebpf.program(program).expect("a program of this name");
-        let program: &SchedClassifier = program.try_into().expect("a classifier");
-        program.test_run(options)
+        match self.ebpf.program(program).expect("a program of this name") {
+            Program::SchedClassifier(program) => program.test_run(options),
+            Program::Xdp(program) => program.test_run(options),
+            other => panic!("{program}: unexpected type {:?}", other.prog_type()),
+        }
     }
 }
 
 fn verdict(program: &str, result: &TestRunResult) -> Verdict {
     match result.return_value.cast_signed() {
+        1 if program == XDP_UPLINK => Verdict::Drop,
+        2 if program == XDP_UPLINK => Verdict::Pass,
+        3 if program == XDP_UPLINK => Verdict::Turned,
         -1 => Verdict::Next,
         2 => Verdict::Drop,
         7 => Verdict::Redirect,

@@ -14,6 +14,7 @@ use std::{
 
 /// A network device of this network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 pub struct Device {
     /// Its index.
     pub index: u32,
@@ -23,6 +24,8 @@ pub struct Device {
     pub mac: [u8; 6],
     /// Largest IP packet in bytes.
     pub mtu: u32,
+    /// Whether it is one end of a pair (veth, netkit).
+    pub pair: bool,
     /// Whether its other end is in another network namespace, as a pod's interface is.
     pub peer_elsewhere: bool,
     /// Whether it is a loopback device.
@@ -188,6 +191,7 @@ mod tests {
             name: name.into(),
             mac,
             mtu: 1500,
+            pair: peer_elsewhere,
             peer_elsewhere,
             loopback,
             bridge: None,

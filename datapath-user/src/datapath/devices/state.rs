@@ -138,12 +138,13 @@ pub(in crate::datapath) fn device(message: &LinkMessage) -> Option<Device> {
         name: String::new(),
         mac: [0; 6],
         mtu: 0,
+        pair: false,
         peer_elsewhere: false,
         loopback: flags.contains(LinkFlags::Loopback),
         bridge: None,
         up: flags.contains(LinkFlags::Up),
     };
-    let (mut pair, mut elsewhere) = (false, false);
+    let mut elsewhere = false;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => device.name.clone_from(name),
@@ -154,7 +155,7 @@ pub(in crate::datapath) fn device(message: &LinkMessage) -> Option<Device> {
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
             LinkAttribute::Controller(bridge) => device.bridge = Some(*bridge),
             LinkAttribute::LinkInfo(infos) => {
-                pair = infos.iter().any(|info| match info {
+                device.pair = infos.iter().any(|info| match info {
                     LinkInfo::Kind(kind) => matches!(kind, InfoKind::Veth | InfoKind::Netkit),
                     _ => false,
                 });
@@ -162,7 +163,7 @@ pub(in crate::datapath) fn device(message: &LinkMessage) -> Option<Device> {
             _ => {}
         }
     }
-    device.peer_elsewhere = pair && elsewhere;
+    device.peer_elsewhere = device.pair && elsewhere;
     (!device.name.is_empty()).then_some(device)
 }
 

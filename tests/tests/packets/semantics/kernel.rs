@@ -3,14 +3,14 @@
 use super::{HERE, Shape, THERE, planned::Planned, sources};
 use crate::{
     frame::{describe, frame},
-    node::{self, FROM_POD, FROM_UPLINK, Node, TO_POD, TO_UPLINK},
+    node::{self, FROM_POD, FROM_UPLINK, Node, TO_POD, TO_UPLINK, UPLINK, XDP_UPLINK},
 };
 use anyhow::ensure;
 use datapath_common::ConfigFlags;
 use datapath_user::plan::{Change, Tables};
 use lab::{
     semantics::{Client, Packet, Proxy, Verdict, facts::Protocol},
-    topology::GATEWAY,
+    topology::{GATEWAY, OUTSIDE_ADDRESS},
 };
 use nix::sched::{CloneFlags, unshare};
 use std::{
@@ -18,8 +18,6 @@ use std::{
     process::Command,
 };
 
-/// Packets sent for one question: with session affinity, all must go the same way.
-const TRIES: usize = 2;
 /// Source ports of clients, below those that masquerading takes.
 const PORTS: std::ops::Range<u16> = 1024..60_000;
 
@@ -29,6 +27,8 @@ pub(super) struct Kernel {
     written: Tables,
     /// Whether the uplink takes packets of the node itself.
     loopback: bool,
+    /// Whether the XDP program stands before the uplink's.
+    xdp: bool,
     port: u16,
 }
 
@@ -50,7 +50,13 @@ impl Kernel {
     pub(super) fn load() -> Option<Self> {
         let node = Node::load()?;
         enter_network().expect("a network namespace like the node's");
-        Some(Self { node, written: Tables::default(), loopback: false, port: PORTS.start })
+        Some(Self {
+            node,
+            written: Tables::default(),
+            loopback: false,
+            xdp: false,
+            port: PORTS.start,
+        })
     }
 
     /// Brings the maps to what a planner wants.
@@ -69,10 +75,12 @@ impl Kernel {
     }
 
     /// Sends the packet and, if it gets to a backend, that one's answer.
+    /// Twice, the second time past the XDP program: with session affinity, both must go the same way.
     pub(super) fn compare(&mut self, packet: &Packet, reference: &Proxy<'_>) -> Result<(), String> {
         let expected = reference.judge(packet);
         let mut first = None;
-        for _ in 0..TRIES {
+        for xdp in [false, true] {
+            self.xdp = xdp;
             let client = SocketAddr::new(packet.client.address(), self.next_port());
             let answer = self.send(packet, client);
             let right = match (&answer, &expected) {
@@ -118,7 +126,7 @@ impl Kernel {
             Client::Outside(_) => FROM_UPLINK,
         };
         let sent = build(client, packet.to, packet.protocol, "S");
-        let (verdict, output) = self.node.run(hook, &sent);
+        let (verdict, output) = self.run(hook, &sent);
         if verdict == node::Verdict::Drop {
             return Answer::Dropped;
         }
@@ -128,6 +136,17 @@ impl Kernel {
         }
         let (from, to) = ends(&text);
         if to == packet.to { Answer::NotAService } else { Answer::Sent { from, to } }
+    }
+
+    fn run(&mut self, hook: &str, frame: &[u8]) -> (node::Verdict, Vec<u8>) {
+        if hook == FROM_UPLINK && self.xdp {
+            let (verdict, output) = self.node.run(XDP_UPLINK, frame);
+            if verdict == node::Verdict::Turned {
+                return (node::Verdict::Redirect, output);
+            }
+            assert_eq!((verdict, output.as_slice()), (node::Verdict::Pass, frame));
+        }
+        self.node.run(hook, frame)
     }
 
     /// Lets the backend answer: the client must see the answer of what it dialled.
@@ -154,7 +173,7 @@ impl Kernel {
         };
         let mut text = build(to, from, packet.protocol, "SA");
         for hook in [enters, leaves].into_iter().flatten() {
-            let (verdict, output) = self.node.run(hook, &text);
+            let (verdict, output) = self.run(hook, &text);
             ensure!(verdict != node::Verdict::Drop, "dropped by {hook}");
             text = output;
             if verdict == node::Verdict::Redirect {
@@ -187,19 +206,27 @@ fn ends(text: &str) -> (SocketAddr, SocketAddr) {
 
 /// Puts this thread into a network namespace with the routes of the node under test.
 fn enter_network() -> anyhow::Result<()> {
+    const NEIGHBOUR: &str = "02:00:00:00:01:05";
     unshare(CloneFlags::CLONE_NEWNET)?;
     for family in ["ipv4/conf", "ipv6/conf"] {
         std::fs::write(format!("/proc/sys/net/{family}/all/forwarding"), "1")?;
     }
     let ([node4, node6], [there4, there6]) = (HERE.address().both(), THERE.address().both());
+    let [outside4, outside6] = OUTSIDE_ADDRESS.both();
     let ([pods4, pods6], [gateway4, gateway6]) = (THERE.pod_ranges(), GATEWAY.both());
     let lines = format!(
         "link set lo up\n\
-         link add uplink type veth peer name wire\n\
+         link add uplink index {UPLINK} type veth peer name wire\n\
          link set wire up\n\
          link set uplink up\n\
          addr add {node4}/16 dev uplink\n\
          addr add {node6}/64 dev uplink nodad\n\
+         neigh add {there4} lladdr {NEIGHBOUR} dev uplink\n\
+         neigh add {there6} lladdr {NEIGHBOUR} dev uplink\n\
+         neigh add {gateway4} lladdr {NEIGHBOUR} dev uplink\n\
+         neigh add {gateway6} lladdr {NEIGHBOUR} dev uplink\n\
+         neigh add {outside4} lladdr {NEIGHBOUR} dev uplink\n\
+         neigh add {outside6} lladdr {NEIGHBOUR} dev uplink\n\
          route add {pods4} via {there4}\n\
          route add {pods6} via {there6}\n\
          route add default via {gateway4}\n\
