@@ -1,6 +1,10 @@
 //! Putting a lab in order: after a case that failed, or one that changed its Nodes.
 
-use crate::{api::ApiClient, lab::Lab, suite::eventually};
+use crate::{
+    api::ApiClient,
+    lab::{self, Lab},
+    suite::eventually,
+};
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::{
     core::v1::{Node, Service},
@@ -82,6 +86,15 @@ impl Lab {
     /// Starts the API server if it was stopped.
     fn revive_api_server(&self) -> Result<()> {
         if self.has_api_server()? { Ok(()) } else { self.start_api_server() }
+    }
+
+    /// Kills the proxies of these nodes as a crash would, and starts them as they were last started.
+    pub fn restart_proxies<'a>(
+        &self,
+        nodes: impl IntoIterator<Item = &'a lab::Node>,
+    ) -> Result<()> {
+        nodes.into_iter().try_for_each(|node| self.take_proxy(node)?.kill())?;
+        self.revive_proxies()
     }
 
     /// Starts, as they were last started, the proxies that do not run.

@@ -19,10 +19,7 @@ const NOTICE: Duration = Duration::from_secs(3);
 impl Trial<'_> {
     /// Kills a node's proxy and starts it again.
     pub fn restart_proxy(&self, node: &NodeSpec) -> Result<()> {
-        let node = self.lab().node(node.name)?;
-        self.lab().take_proxy(node)?.kill()?;
-        self.lab().start_proxy(node, self.column().kind())?;
-        self.lab().wait_proxy(node)
+        self.lab().restart_proxies([self.lab().node(node.name)?])
     }
 
     /// Kills the API server, starts it again and waits until it takes changes.

@@ -134,9 +134,7 @@ impl World {
             if ours {
                 return Err(error);
             }
-            for node in self.lab.nodes() {
-                self.lab.take_proxy(node)?.kill()?;
-            }
+            self.lab.restart_proxies(self.lab.nodes())?;
             settled()
         })
     }

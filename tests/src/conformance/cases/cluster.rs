@@ -121,8 +121,7 @@ fn restart_kube_proxy(trial: &Trial<'_>) -> Result<()> {
         return Ok(());
     }
     let node = trial.lab().node(ELSEWHERE.name)?;
-    trial.lab().take_proxy(node)?.kill()?;
-    trial.lab().revive_proxies()
+    trial.lab().restart_proxies([node])
 }
 
 /// Waits until backends see the pod of the third node as itself, or as its node.
