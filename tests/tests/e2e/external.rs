@@ -3,7 +3,7 @@
 use crate::world::{
     CLIENT, PATIENCE, Way, World, all, answer, expect_answer, expect_rejection, expect_silence,
 };
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use lab::{
     manifest::POD_PORT,
     proto::Verdict,
@@ -13,7 +13,10 @@ use lab::{
     topology::{Family, OUTSIDE},
 };
 use serde_json::{Value, json};
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    thread,
+};
 
 /// Addresses that no interface has, one of each family.
 const EXTERNAL: [&str; 2] = ["203.0.113.250", "2001:db8::250"];
@@ -64,13 +67,23 @@ impl Drop for Temporary<'_> {
     }
 }
 
-/// Repeats the check for every way and family, waiting for the first success of each.
-fn everywhere(check: impl Fn(Family, Way) -> Result<()>) -> Result<()> {
-    all(Family::ALL.into_iter().flat_map(|family| Way::ALL.map(|way| (family, way))).map(
-        |(family, way)| {
-            eventually(PATIENCE, || check(family, way)).with_context(|| format!("{way} {family}"))
-        },
-    ))
+/// Repeats the check for every way and family, waiting for the first success of each; all at once, since
+/// silence takes its time.
+fn everywhere(check: impl Fn(Family, Way) -> Result<()> + Sync) -> Result<()> {
+    let check = &check;
+    let ways = Family::ALL.into_iter().flat_map(|family| Way::ALL.map(|way| (family, way)));
+    thread::scope(|scope| {
+        let start = |(family, way)| {
+            scope.spawn(move || {
+                eventually(PATIENCE, || check(family, way))
+                    .with_context(|| format!("{way} {family}"))
+            })
+        };
+        let threads: Vec<_> = ways.map(start).collect();
+        all(threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_panic| anyhow!("panicked"))?))
+    })
 }
 
 fn node_port(world: &World) -> Result<()> {
