@@ -6,9 +6,10 @@ use crate::world::{
 use anyhow::{Context as _, Result, ensure};
 use lab::{
     manifest::POD_PORT,
-    proto::{Ask, Proto, Verdict},
+    proto::{Ask, Op, Proto, Verdict},
     proxy::Kind,
     service::web,
+    space::Space,
     suite::{Cases, eventually},
     topology::Family,
 };
@@ -102,7 +103,7 @@ fn every_pair(world: &World) -> Result<()> {
     all(checks)
 }
 
-fn reaches_all(world: &World, space: &lab::space::Space, ask: &Ask) -> Result<()> {
+fn reaches_all(world: &World, space: &Space, ask: &Ask) -> Result<()> {
     let counts = space.spread(ask, 80)?;
     for pod in world.lab.pods().iter().filter(|pod| pod.spec.name.starts_with("web-")) {
         let verdict = Verdict::Answer(pod.spec.name.clone());
@@ -256,6 +257,8 @@ fn port_again(world: &World) -> Result<()> {
     let service = world.lab.create_service("again", &spec)?;
     world.settle_service(&service)?;
     let space = world.space(CLIENT)?;
+    // Where the client closes first, its port rests a second, not a minute.
+    space.tell(Op::Sysctl(vec![("net/ipv4/tcp_tw_reuse".to_owned(), "1".to_owned())]))?;
     let pod = world.lab.pod("other")?;
     let mut checks = Vec::new();
     for family in Family::ALL {
@@ -266,11 +269,22 @@ fn port_again(world: &World) -> Result<()> {
             for (ask, which) in
                 [(&through, "Service"), (&straight, "pod"), (&through, "Service again")]
             {
-                let check = expect_answer(&space, ask, "other");
+                let check = answers_by_port(&space, ask);
                 checks.push(check.with_context(|| format!("{way} {family} to the {which}")));
             }
         }
     }
     world.lab.delete_service("again")?;
     all(checks)
+}
+
+/// Requires an answer of the pod `other`, as soon as the client may use the port.
+fn answers_by_port(space: &Space, ask: &Ask) -> Result<()> {
+    let verdict = eventually(PATIENCE, || {
+        let verdict = space.ask(ask)?;
+        ensure!(verdict != Verdict::Errno(libc::EADDRNOTAVAIL), "the port rests");
+        Ok(verdict)
+    })?;
+    ensure!(verdict.answer() == Some("other"), "{verdict} instead of an answer");
+    Ok(())
 }
