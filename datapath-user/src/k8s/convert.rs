@@ -146,21 +146,27 @@ pub(super) fn slice(object: &discovery::EndpointSlice, names: &mut Names) -> Opt
     })
 }
 
+/// Type of a node's addresses inside the cluster.
+const INTERNAL: &str = "InternalIP";
+
 /// A Node.
 pub(super) fn node(object: &core::Node, names: &mut Names) -> Node {
     let name = cluster(&object.metadata);
     let of = Of { kind: "Node", name: &name };
     let mut node = Node::new(name.name());
     let addresses = object.status.iter().flat_map(|status| status.addresses.iter().flatten());
-    for wanted in ["InternalIP", "ExternalIP"] {
+    let mut further = Vec::new();
+    for wanted in [INTERNAL, "ExternalIP"] {
         for address in addresses.clone().filter(|address| address.type_ == wanted) {
             match of.kept("status.addresses", &address.address, parse_ip(&address.address)) {
-                Some(IpAddr::V4(v4)) => node.v4 = node.v4.or(Some(v4)),
-                Some(IpAddr::V6(v6)) => node.v6 = node.v6.or(Some(v6)),
-                None => {}
+                Some(IpAddr::V4(v4)) if node.v4.is_none() => node.v4 = Some(v4),
+                Some(IpAddr::V6(v6)) if node.v6.is_none() => node.v6 = Some(v6),
+                Some(address) if wanted == INTERNAL => further.push(address),
+                Some(_) | None => {}
             }
         }
     }
+    node.further_addresses = further.into();
     node.zone = label(&object.metadata, "topology.kubernetes.io/zone")
         .filter(|zone| !zone.is_empty())
         .map(|zone| names.share(zone));

@@ -59,6 +59,8 @@ pub struct Node {
     pub v4: Option<Ipv4Addr>,
     /// Its first IPv6 address, likewise.
     pub v6: Option<Ipv6Addr>,
+    /// Its other addresses of type `InternalIP`.
+    pub further_addresses: Box<[IpAddr]>,
     /// `spec.podCIDRs`, and further blocks of its pods' addresses.
     pub pod_cidrs: Box<[IpNet]>,
     /// Label `topology.kubernetes.io/zone`.
@@ -75,6 +77,7 @@ impl Node {
             name: ObjectName::cluster(name),
             v4: None,
             v6: None,
+            further_addresses: Box::default(),
             pod_cidrs: Box::default(),
             zone: None,
             leaving: false,

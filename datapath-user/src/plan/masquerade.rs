@@ -8,11 +8,17 @@ use std::collections::HashSet;
 
 /// `NON_MASQUERADE`: pods and nodes, whatever the operator says, and what he says. (The ranges of
 /// Services and this node's own addresses are in other maps.) Nothing where nothing is masqueraded.
+///
+/// Of a node's external addresses only one that stands for an internal one counts: what comes to the
+/// others may have to pass a translator of the provider's, which knows nodes and no pods.
 pub(super) fn non_masquerade(settings: &Settings, model: &Model) -> HashSet<LpmKey> {
     if !settings.masquerades() {
         return HashSet::new();
     }
-    let nodes = model.nodes().flat_map(|node| node.addresses().map(IpNet::from));
+    let nodes = model
+        .nodes()
+        .flat_map(|node| node.addresses().chain(node.further_addresses.iter().copied()))
+        .map(IpNet::from);
     let pods = model.nodes().flat_map(|node| &node.pod_cidrs).copied();
     let cluster = match &settings.local {
         LocalDetector::Ranges(ranges) => ranges.as_slice(),
@@ -36,6 +42,7 @@ mod tests {
         let mut model = Model::default();
         let mut node = Node::new("n2");
         node.v4 = Some([172, 18, 0, 5].into());
+        node.further_addresses = [[172, 19, 0, 5].into()].into();
         node.pod_cidrs =
             ["10.10.1.0/24", "fd00:10:10:1::/64"].map(|text| text.parse().expect("one")).into();
         model.apply(Event::Node(node));
@@ -59,6 +66,7 @@ mod tests {
                     "10.0.0.0/104",
                     "10.10.1.0/120",
                     "172.18.0.5/128",
+                    "172.19.0.5/128",
                     "192.0.2.0/120",
                     "fd00:10:10:1::/64",
                 ]

@@ -134,10 +134,12 @@ fn fields_of_a_node() {
             {"type": "Hostname", "address": "n"}, {"type": "ExternalIP", "address": "192.0.2.1"},
             {"type": "ExternalIP", "address": "2001:db8::1"},
             {"type": "InternalIP", "address": "172.18.0.2"},
+            {"type": "InternalIP", "address": "172.19.0.2"},
         ]},
     });
     let node = node(&serde_json::from_value(object).expect("a Node"), &mut Names::default());
     assert_eq!(node.v4, Some([172, 18, 0, 2].into()));
+    assert_eq!(*node.further_addresses, [IpAddr::from([172, 19, 0, 2])]);
     assert!(node.v6.is_some() && node.leaving && node.zone.as_deref() == Some("z"));
     let blocks: Vec<_> = node.pod_cidrs.iter().map(ToString::to_string).collect();
     assert_eq!(blocks, ["10.1.0.0/24", "fd00::/64", "10.1.7.0/26", "10.2.0.9/32"]);
