@@ -1,10 +1,13 @@
 //! Where the pods' network is ours too: real CNI plugins connect pods as our configuration says.
 
-use crate::world::{Way, World, all, expect_answer};
+use crate::{
+    masquerade,
+    world::{Way, World, all},
+};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use lab::{
     Node, Pod,
-    manifest::{POD_PORT, PodSpec},
+    manifest::PodSpec,
     proto::Ask,
     proxy,
     proxy::Kind,
@@ -14,9 +17,7 @@ use lab::{
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    net::SocketAddr,
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
@@ -30,7 +31,8 @@ const ANSWER: Duration = Duration::from_secs(20);
 pub(crate) fn run(suite: &mut Cases<'_>, world: &World) {
     suite.case("cni::pods_are_connected_as_in_the_reference", || connected(world));
     suite.case("cni::routing_auto_goes_straight", || straight(world));
-    suite.case("cni::every_pod_reaches_every_pod", || every_pod(world));
+    suite.case("cni::every_pod_reaches_every_pod", || world.every_pod_reaches_every_pod());
+    masquerade::run_alone(suite, world);
     suite.case("cni::the_configuration_follows_the_uplink", || follows(world));
     suite.case("cni::pods_come_and_go_without_a_trace", || come_and_go(world));
 }
@@ -161,22 +163,6 @@ fn listed(node: &Node, arguments: &[&str]) -> Result<Vec<Value>> {
     let output = proxy::datapath(node, arguments)?.args(["-o", "json"]).output()?;
     serde_json::from_slice(&output.stdout)
         .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
-}
-
-fn every_pod(world: &World) -> Result<()> {
-    let pods = pods(world);
-    let pods: Vec<_> = pods.iter().filter(|pod| pod.spec.ports == [POD_PORT]).collect();
-    let mut checks = Vec::new();
-    for client in &pods {
-        for server in &pods {
-            for family in Family::ALL {
-                let to = SocketAddr::new(server.address.get(family), POD_PORT);
-                let ask = Way::TCP.ask(to, "hostname");
-                checks.push(expect_answer(&client.space, &ask, &server.spec.name));
-            }
-        }
-    }
-    all(checks)
 }
 
 /// New pods get what fits the uplink.

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use lab::{
     manifest::POD_PORT,
     suite::{Cases, eventually},
-    topology::{Family, OUTSIDE},
+    topology::{Dual, Family, OUTSIDE},
 };
 use std::net::{IpAddr, SocketAddr};
 
@@ -18,10 +18,36 @@ pub(crate) fn run(suite: &mut Cases<'_>, world: &World) {
     }
 }
 
+/// Where the pods' network is ours, pods are hidden without a word of the operator.
+pub(crate) fn run_alone(suite: &mut Cases<'_>, world: &World) {
+    suite.case("masquerade::is_on_where_the_network_is_ours", || hidden(world));
+    suite.case("masquerade::leaves_out_what_the_operator_says", || left_out(world));
+}
+
 /// The client's node alone hides its pods, and only for the length of this case.
 fn outside(world: &World) -> Result<()> {
     restart(world, &["--masquerade-outside=on".to_owned()])?;
-    let result = all([seen(world), icmp(world), refused(world)]);
+    let result = hidden(world);
+    restart(world, &[])?;
+    result
+}
+
+fn hidden(world: &World) -> Result<()> {
+    all([seen(world, world.home.address()), icmp(world), refused(world)])
+}
+
+/// Somebody outside who knows the way to pods sees them as they are, if they are to be seen by him.
+fn left_out(world: &World) -> Result<()> {
+    let Dual { v4, v6 } = world.lab.topology().outside;
+    restart(world, &[format!("--non-masquerade-cidrs={v4}/32,{v6}/128")])?;
+    let outside = world.space(OUTSIDE)?;
+    let ways = world.home.pod_ranges().into_iter().zip(world.home.address().both());
+    let ways: Vec<_> = ways.map(|(range, via)| format!("{range} via {via}")).collect();
+    let known = ways.iter().try_for_each(|way| outside.ip(&format!("route replace {way}\n")));
+    let result = known.and_then(|()| seen(world, world.lab.pod(CLIENT)?.address));
+    for way in ways {
+        outside.ip(&format!("route del {way}\n"))?;
+    }
     restart(world, &[])?;
     result
 }
@@ -33,15 +59,15 @@ fn restart(world: &World, flags: &[String]) -> Result<()> {
     world.lab.wait_proxy(node)
 }
 
-/// Whom a server sees when the client asks it.
-fn seen(world: &World) -> Result<()> {
+/// Whom a server sees when the client asks it; one outside sees `hidden`.
+fn seen(world: &World, hidden: Dual) -> Result<()> {
     let client = world.lab.pod(CLIENT)?;
     let other = world.lab.pod("other")?;
     let mut checks = Vec::new();
     for family in Family::ALL {
         let own = client.address.get(family);
         for (server, port, expected) in [
-            (world.lab.topology().outside.get(family), POD_PORT, world.home.address().get(family)),
+            (world.lab.topology().outside.get(family), POD_PORT, hidden.get(family)),
             (other.address.get(family), POD_PORT, own),
             (world.lab.topology().nodes[3].address().get(family), 9081, own),
         ] {

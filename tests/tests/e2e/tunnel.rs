@@ -1,6 +1,6 @@
 //! Pods behind tunnels: who reaches whom, and what is on the wire and in the counters meanwhile.
 
-use crate::world::{PATIENCE, Way, World, all, expect_answer};
+use crate::world::{PATIENCE, World, all};
 use anyhow::{Context as _, Result, ensure};
 use lab::{
     Pod,
@@ -18,27 +18,10 @@ const START: Duration = Duration::from_millis(700);
 const PING: u64 = 84;
 
 pub(crate) fn run(suite: &mut Cases<'_>, world: &World) {
-    suite.case("tunnel::every_pod_reaches_every_pod", || every_pod(world));
+    suite.case("tunnel::every_pod_reaches_every_pod", || world.every_pod_reaches_every_pod());
     suite.case("tunnel::is_on_the_wire_where_the_mode_says", || on_the_wire(world));
     suite.case("tunnel::fits_the_underlay_to_the_byte", || sizes(world));
     suite.case("tunnel::carries_long_transfers", || transfer(world));
-}
-
-fn every_pod(world: &World) -> Result<()> {
-    let pods = world.lab.pods();
-    let pods: Vec<_> =
-        pods.iter().filter(|pod| !pod.spec.host_network && pod.spec.ports == [POD_PORT]).collect();
-    let mut checks = Vec::new();
-    for client in &pods {
-        for server in &pods {
-            for family in Family::ALL {
-                let to = SocketAddr::new(server.address.get(family), POD_PORT);
-                let ask = Way::TCP.ask(to, "hostname");
-                checks.push(expect_answer(&client.space, &ask, &server.spec.name));
-            }
-        }
-    }
-    all(checks)
 }
 
 /// One ping to a pod in the same subnet and one to a pod in another: the inner packet is 84 bytes and has

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 use lab::{
-    Lab,
+    Lab, Pod,
     manifest::{HOST_POD_PORT, POD_PORT, PodSpec},
     proto::{Ask, Op, Proto, Verdict},
     proxy::Kind,
@@ -167,6 +167,24 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Asks each pod that serves by each such pod, without a Service.
+    pub(crate) fn every_pod_reaches_every_pod(&self) -> Result<()> {
+        let pods = self.lab.pods();
+        let serves = |pod: &&Arc<Pod>| !pod.spec.host_network && pod.spec.ports == [POD_PORT];
+        let pods: Vec<_> = pods.iter().filter(serves).collect();
+        let mut checks = Vec::new();
+        for client in &pods {
+            for server in &pods {
+                for family in Family::ALL {
+                    let to = SocketAddr::new(server.address.get(family), POD_PORT);
+                    let ask = Way::TCP.ask(to, "hostname");
+                    checks.push(expect_answer(&client.space, &ask, &server.spec.name));
+                }
+            }
+        }
+        all(checks)
     }
 
     pub(crate) fn space(&self, name: &str) -> Result<Arc<Space>> {
