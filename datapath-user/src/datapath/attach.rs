@@ -44,6 +44,15 @@ enum Holder {
     Filter,
 }
 
+/// Since when there has been what is attached to.
+#[derive(Clone, Copy, Debug)]
+enum Since {
+    /// No agent before can have left anything on it. To look for that would be to wait for the kernel's
+    /// lock of all devices once more for each program.
+    Now,
+    Unknown,
+}
+
 #[derive(Debug)]
 struct Attachment {
     program: &'static str,
@@ -89,7 +98,7 @@ impl Attachments {
         self.follow_name(index, name)?;
         for (program, direction) in chosen.iter().copied() {
             let target = Target::Device { index, name: name.to_owned(), direction };
-            self.attach(programs, program, target)?;
+            self.attach(programs, program, target, Since::Unknown)?;
         }
         self.retire(chosen, name)
     }
@@ -106,7 +115,11 @@ impl Attachments {
         if self.all.values().any(is_here) {
             return Ok(());
         }
-        self.device(programs, &POD, index, name)?;
+        for (program, direction) in POD {
+            let target = Target::Device { index, name: name.to_owned(), direction };
+            self.attach(programs, program, target, Since::Now)?;
+        }
+        self.retire(&POD, name)?;
         self.early.insert(index);
         Ok(())
     }
@@ -168,7 +181,7 @@ impl Attachments {
                 self.remove_pin(&self.layout.link(other.pin(), name))?;
             }
             let target = Target::Xdp { index, name: name.clone(), mode };
-            match self.attach(programs, XDP, target) {
+            match self.attach(programs, XDP, target, Since::Unknown) {
                 Ok(()) => {
                     tracing::info!(device = name, mode = mode.name(), "frames are turned round");
                     return Ok(());
@@ -212,7 +225,7 @@ impl Attachments {
         for (program, attach_type) in SOCKET {
             let folder = folder.to_owned();
             let target = Target::Cgroup { id, folder, attach_type: attach_type as u32 };
-            self.attach(programs, program, target)?;
+            self.attach(programs, program, target, Since::Unknown)?;
         }
         Ok(())
     }
@@ -300,7 +313,7 @@ impl Attachments {
             }
         }
         for (program, target) in detached {
-            match self.attach(programs, program, target) {
+            match self.attach(programs, program, target, Since::Unknown) {
                 // It went at this very moment.
                 Err(Error::NoDevice(_)) => {}
                 // Somebody else has taken its place, which nothing depends on.
@@ -320,6 +333,7 @@ impl Attachments {
         programs: &Programs,
         program: &'static str,
         target: Target,
+        since: Since,
     ) -> Result<(), Error> {
         let (place, link) = match &target {
             Target::Device { name, .. } => (name.as_str(), self.tcx),
@@ -336,7 +350,7 @@ impl Attachments {
             return Ok(());
         }
         let holder = if link {
-            Holder::Link(attach_link(programs, program, &target, &pin)?)
+            Holder::Link(attach_link(programs, program, &target, &pin, since)?)
         } else {
             attach_filter(programs, program, &target, &pin)?
         };
@@ -393,6 +407,7 @@ fn attach_link(
     program: &'static str,
     target: &Target,
     pin: &Path,
+    since: Since,
 ) -> Result<OwnedFd, Error> {
     let fd = programs.get(program)?;
     let place = target.describe();
@@ -424,7 +439,7 @@ fn attach_link(
     // A pin of a device that is gone, or of another cgroup: the new link is in force already.
     remove_link(pin)?;
     pin_again(&link, pin)?;
-    if let Target::Device { index, direction, .. } = target {
+    if let (Target::Device { index, direction, .. }, Since::Unknown) = (target, since) {
         // Left by an agent that did not use links.
         netlink::detach(*index, *direction)
             .map_err(Error::system(format!("removing the filter on {place}")))?;

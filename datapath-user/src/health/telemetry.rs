@@ -222,7 +222,7 @@ mod tests {
             "kubeproxy_network_programming_duration_seconds_bucket{le=\"0.25\",ip_family=\"IPv4\"} 1",
             "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"} ",
             "datapath_repairs_total{what=\"stale_entry\"} 3",
-            "datapath_pod_attach_duration_seconds_bucket{le=\"0.0016\"} 1",
+            "datapath_pod_attach_duration_seconds_bucket{le=\"0.001\"} 1",
         ] {
             assert!(text.lines().any(|found| found.starts_with(line)), "{line}\n{text}");
         }
