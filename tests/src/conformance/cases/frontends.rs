@@ -1,12 +1,12 @@
 //! Section 1.2: frontends and how they are matched.
 
 use super::super::{
-    IPTABLES, NFTABLES, NO_SCTP_HOOK, OURS_TC, SOCKETS,
+    Column, IPTABLES, NFTABLES, NO_SCTP_HOOK, OURS_TC, SOCKETS,
     case::{Case, Setup, case, masked, reach, refused, silence},
     place::{
         AWAY_EXTERNAL_IP, AWAY_NODE, AWAY_NODE_PORT, AWAY_POD, AWAY_VIP, CLUSTER_IP, CONNECTED_UDP,
-        EXTERNAL_IP, FAR, FREE_IP, GATEWAY_PORT, LOCALHOST, NEAR, NODE, NODE_PORT, OUTSIDE_CLIENT,
-        POD, SCTP, TCP, UDP, VIP, WAYS,
+        EXTERNAL_IP, FAR, FREE_IP, GATEWAY_PORT, HOME, LOCALHOST, NEAR, NODE, NODE_PORT,
+        OUTSIDE_CLIENT, POD, SCTP, TCP, UDP, VIP, WAYS,
     },
 };
 use crate::{
@@ -21,7 +21,10 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(super) fn cases() -> Vec<Case> {
-    [addresses(), node_ports(), load_balancers()].into_iter().flatten().collect()
+    [addresses(), node_ports(), vec![passing_through()], load_balancers()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// ClusterIPs and external IPs.
@@ -181,7 +184,7 @@ fn node_ports() -> Vec<Case> {
         .expect(&[POD], NODE_PORT, masked(&[NEAR]))
         .check("nothing on the node listens on the port", |trial| {
             let port = trial.service("")?.node_port(0)?;
-            let node = trial.lab().node(super::super::place::HOME.name)?;
+            let node = trial.lab().node(HOME.name)?;
             let listening = node.space.output("ss", &["-ltnuH", &format!("sport = :{port}")])?;
             ensure!(listening.trim().is_empty(), "{listening}");
             Ok(())
@@ -204,6 +207,31 @@ fn node_ports() -> Vec<Case> {
             .expect(&[OUTSIDE_CLIENT, POD], NODE_PORT, masked(&[NEAR]))
             .over(&[TCP, UDP, CONNECTED_UDP, SCTP]),
     ]
+}
+
+/// A node without endpoints.
+fn passing_through() -> Case {
+    case(
+        "1.2",
+        "node-port-passing-through",
+        "A node without endpoints sends packets from outside on, and answers back",
+    )
+    .service(json!({"type": "NodePort"}))
+    .endpoints(&[FAR])
+    .expect(&[OUTSIDE_CLIENT], NODE_PORT, masked(&[FAR]))
+    .check("with XDP it is the uplink that turns them round", |trial| {
+        if trial.column() != Column::OursXdp {
+            return Ok(());
+        }
+        let node = trial.lab().space(HOME.name)?;
+        eventually(PATIENCE, || {
+            let page = node.output("curl", &["-sS", "http://127.0.0.1:10249/metrics"])?;
+            let name = "datapath_outcomes_total{outcome=\"turned_round\"} ";
+            let turned = page.lines().find_map(|line| line.strip_prefix(name));
+            ensure!(turned.is_some_and(|count| count != "0"), "{turned:?} frames turned round");
+            Ok(())
+        })
+    })
 }
 
 /// Load balancer addresses.
