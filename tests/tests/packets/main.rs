@@ -8,6 +8,7 @@ mod apply;
 mod budget;
 mod clash;
 mod detector;
+mod dsr;
 mod evasion;
 mod frame;
 mod gone;
