@@ -6,15 +6,14 @@ use crate::{
     maps::{FLOWS, backend, config, count, count_service},
     masquerade,
     packet::{ACK, FIN, Packet, RST, SYN, Transport},
-    place::{Place, is_host, is_known},
+    place::{Place, is_host},
     service::{self, Client, now, random},
     skb::Skb,
-    tunnel,
 };
 use aya_ebpf::bindings::BPF_NOEXIST;
 use datapath_common::{
     Addr, Address, AddressKind, Backend, Be16, Config, ConfigFlags, Flow, FlowFlags, Frontend,
-    FrontendFlags, FrontendKind, Outcome, Protocol, Tuple,
+    Outcome, Protocol,
 };
 
 /// After this long without a packet, a flow's other half is checked: only idle entries are evicted.
@@ -61,7 +60,7 @@ pub(crate) fn note(packet: &mut Packet, flow: &mut Flow, now: u64, length: u32) 
     flow.packets += 1;
     flow.bytes += u64::from(length);
     flow.flags = flags.with(FlowFlags::SEEN).with(seen(packet.tcp));
-    if idle > IDLE && !flags.has_any(FlowFlags::SINGLE) {
+    if idle > IDLE && !flags.has(FlowFlags::STACK) {
         packet.flow = *flow;
         restore_mirror(packet);
     }
@@ -122,10 +121,6 @@ fn seen(tcp: u8) -> FlowFlags {
 /// An established TCP connection is never moved: its endpoint may still be finishing.
 #[inline(always)]
 fn is_stale(packet: &Packet, flow: &Flow, now: u64) -> bool {
-    // What was passed on is never passed on again: its client has come by this node itself before.
-    if packet.passed_on && flow.flags.has(FlowFlags::DSR) {
-        return true;
-    }
     if packet.tuple.protocol == Protocol::TCP {
         if !packet.opens() {
             return false;
@@ -148,14 +143,7 @@ pub(crate) fn is_served(packet: &Packet, flow: &Flow, now: u64) -> bool {
     let served = flow.service == 0 || backend(flow.backend).is_some();
     // Datagrams ask once in a tick of the clock: a busy flow must not pay for it with each packet.
     let asked = now == flow.last_seen && packet.tuple.protocol != Protocol::TCP;
-    let dials = || {
-        if packet.passed_on {
-            service::find_passed_on(packet).map_or(0, |found| found.service)
-        } else {
-            served_by(packet)
-        }
-    };
-    served && (asked || dials() == flow.service)
+    served && (asked || served_by(packet) == flow.service)
 }
 
 /// The service that has the packet's destination now; 0 for none.
@@ -197,8 +185,8 @@ fn restore_mirror(packet: &mut Packet) {
     packet.flow.flags = flags;
 }
 
-/// Decides a new flow to `frontend`: chooses a backend, claims the tuple of the answers unless none will
-/// come ([`note_passed_on`]), and sets [`Packet::to`]. Returns where the backend lives.
+/// Decides a new flow to `frontend`: chooses a backend, claims the tuple of the answers, and sets
+/// [`Packet::to`]. Returns where the backend lives.
 #[inline(always)]
 pub(crate) fn open(
     packet: &mut Packet,
@@ -215,40 +203,12 @@ pub(crate) fn open(
             return Err(outcome);
         }
     };
-    if packet.flow.flags.has(FlowFlags::DSR) {
-        return Ok(place);
-    }
     if masquerade::hides(packet, skb, hook) {
         packet.to.src = masquerade::address(&packet.to.dst);
         packet.flow.flags = packet.flow.flags.with(FlowFlags::SOURCE_TRANSLATED);
     }
     settle(packet, skb.length())?;
     Ok(place)
-}
-
-/// Writes the single entry of a flow that is passed on; 0 if there was no room for it.
-#[inline(never)] // Once for each such connection.
-pub(crate) fn note_passed_on(packet: &mut Packet, length: u32) -> i32 {
-    packet.known = true;
-    packet.flow.to = packet.to;
-    packet.flow.flags = packet.flow.flags.with(FlowFlags::SEEN).with(seen(packet.tcp));
-    packet.flow.packets = 1;
-    packet.flow.bytes = u64::from(length);
-    count(Outcome::FlowCreated);
-    count_service(packet.flow.service, |stats| stats.flows += 1);
-    FLOWS.insert(&packet.tuple, &packet.flow, 0).is_ok().into()
-}
-
-/// Whether the client of a new flow to `frontend` is to be answered by the backend's node directly. It
-/// comes from outside of the cluster, and what it has dialled means the same on that node: of a node's
-/// addresses only the one by which the others know it.
-#[inline(always)]
-fn is_answered_directly(packet: &Packet, hook: Hook, frontend: &Frontend) -> bool {
-    let Tuple { src, dst, .. } = &packet.tuple;
-    hook == Hook::FromUplink
-        && frontend.flags.has(FrontendFlags::DSR)
-        && (frontend.kind != FrontendKind::NODE_PORT || *dst == masquerade::address(dst))
-        && !is_known(src)
 }
 
 /// Chooses the backend of a new flow to `frontend` and the source that it sees, but for its port.
@@ -279,11 +239,7 @@ pub(crate) fn choose(
     let config = config().ok_or(Outcome::DroppedNoPort)?;
     let place = Place::of(&backend.addr);
     let target = place.here();
-    let direct = is_answered_directly(packet, hook, frontend);
-    let passed_on = direct && target.is_none() && tunnel::towards(&backend.addr).is_some();
-    // A backend here answers the client itself too.
-    let masquerade =
-        client.masqueraded(frontend.flags) && !(passed_on || direct && target.is_some());
+    let masquerade = client.masqueraded(frontend.flags);
     let source = source(packet, hook, backend, target, masquerade, config);
     let mut flags = FlowFlags::FORWARD;
     if target.is_some_and(|target| target.kind == AddressKind::POD) {
@@ -291,9 +247,6 @@ pub(crate) fn choose(
     }
     if client == Client::Host {
         flags = flags.with(FlowFlags::HOST_CLIENT);
-    }
-    if passed_on {
-        flags = flags.with(FlowFlags::DSR);
     }
     if let Some(source) = source {
         packet.to.src = source;

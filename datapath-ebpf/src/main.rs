@@ -175,9 +175,6 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
     }
     if hook == Hook::FromUplink && tunnel::ends_here(packet) {
         tunnel::unwrap(skb.raw(), packet)?;
-        if tunnel::admit(packet, skb.length() - skb::ETHERNET) == 0 {
-            return Err(Outcome::DroppedSpoofed);
-        }
     }
     match packet.transport {
         Transport::Whole | Transport::Echo | Transport::EchoReply | Transport::Later => {
@@ -195,8 +192,11 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
     }
     let for_pods = place.is_pod() || hook == Hook::ToPod;
     let has_ports = matches!(packet.transport, Transport::Whole | Transport::Later);
-    let frontend =
-        if packet.known || for_pods || !has_ports { None } else { service::of(packet, || place) };
+    let frontend = if packet.known || for_pods || !has_ports {
+        None
+    } else {
+        service::find(&packet.tuple, || place)
+    };
     if !packet.known && frontend.is_none() {
         let outside = masquerade::applies(packet, skb, hook, place);
         if outside
@@ -208,9 +208,6 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
         }
     }
     if packet.known {
-        if packet.flow.flags.has(FlowFlags::DSR) {
-            return tunnel::pass_on(skb.raw(), packet);
-        }
         if packet.flow.flags.has(FlowFlags::STACK)
             || flow::is_done(packet, hook)
             || forward::is_left_to_far_side(packet, hook, place)
@@ -232,16 +229,7 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
             return Err(Outcome::DroppedMartian);
         }
         let place = flow::open(packet, skb, hook, frontend)?;
-        if packet.flow.flags.has(FlowFlags::DSR) {
-            if flow::note_passed_on(packet, skb.length()) == 0 {
-                return Err(Outcome::DroppedFlowTable);
-            }
-            return tunnel::pass_on(skb.raw(), packet);
-        }
         return forward::translate(packet, skb, hook, place);
-    }
-    if packet.passed_on {
-        return Err(Outcome::DroppedSpoofed);
     }
     if for_pods {
         return forward::carry(packet, skb, hook, place);

@@ -6,15 +6,14 @@ use crate::{
         AFFINITY, LOCAL_CLIENTS, LOCAL_DEVICES, MAGLEV, MEMBERS, SLOTS, SOURCE_RANGES, address,
         backend, config, frontend,
     },
-    packet::Packet,
-    place::{Place, route},
+    place::Place,
     skb::longest_prefix,
 };
 use aya_ebpf::helpers::{bpf_get_prandom_u32, generated::bpf_ktime_get_coarse_ns};
 use datapath_common::{
     Addr, Address, AddressKind, Affinity, AffinityKey, Backend, BackendList, Config, ConfigFlags,
-    Frontend, FrontendFlags, FrontendKey, LpmKey, MemberKey, RouteKind, SlotKey, SourceRangeKey,
-    Tuple, maglev_entry,
+    Frontend, FrontendFlags, FrontendKey, LpmKey, MemberKey, SlotKey, SourceRangeKey, Tuple,
+    maglev_entry,
 };
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, exact to some milliseconds and cheap.
@@ -48,24 +47,6 @@ pub(crate) fn find(tuple: &Tuple, place: impl FnOnce() -> Place) -> Option<&'sta
         Place::Host(here) if here.flags & Address::NODE_PORT != 0 => node_port(&key),
         _ => None,
     }
-}
-
-/// The frontend that serves a packet, wherever it comes from.
-#[inline(always)]
-pub(crate) fn of(packet: &Packet, place: impl FnOnce() -> Place) -> Option<&'static Frontend> {
-    if packet.passed_on { find_passed_on(packet) } else { find(&packet.tuple, place) }
-}
-
-/// The frontend that serves what another node passes on: its client has dialled an address that all
-/// nodes serve, or a node port of a node.
-#[inline(never)] // Rare, and its keys would count against the stack of every path.
-pub(crate) fn find_passed_on(packet: &Packet) -> Option<&'static Frontend> {
-    let Tuple { dst, ports, protocol, .. } = packet.tuple;
-    let key = FrontendKey::new(dst, ports.dst, protocol).passed_on();
-    frontend(&key).or_else(|| {
-        let node = route(&dst).is_some_and(|range| range.kind == RouteKind::PEER);
-        if node { node_port(&key) } else { None }
-    })
 }
 
 /// The node port with the key's port and protocol.

@@ -8,8 +8,7 @@ use crate::{
     forward,
     maps::{config, count, count_tunnel},
     packet::{Ipv4, Ipv6, Packet, Transport},
-    place::{is_host, is_known, route},
-    service,
+    place::{is_host, route},
     skb::{Action, ETHERNET, Failed, NEXT, Skb},
 };
 use aya_ebpf::bindings::__sk_buff;
@@ -71,7 +70,7 @@ fn is_tunnel(protocol: Protocol) -> bool {
 }
 
 /// Takes the outer header off and reads the packet in it, which must come from the node that
-/// sent it, from one of its pods or from itself; or be what that node may pass on ([`admit`]).
+/// sent it: from one of its pods or from itself.
 #[inline(never)] // Reads a packet's headers once more; the way of plain packets stays short.
 pub(crate) fn unwrap(context: *mut __sk_buff, packet: &mut Packet) -> Result<(), Outcome> {
     let skb = Skb::from_raw(context);
@@ -90,80 +89,35 @@ pub(crate) fn unwrap(context: *mut __sk_buff, packet: &mut Packet) -> Result<(),
         skb.store(ETHERTYPE, &ethertype, 0).map_err(|Failed| Outcome::DroppedRewrite)?;
     }
     packet.parse(skb).ok_or(Outcome::DroppedMalformed)?;
-    packet.passed_on = !is_home(&packet.tuple.src, &peer.next_hop);
+    if home(&packet.tuple.src) != Some(peer.next_hop) {
+        return Err(Outcome::DroppedSpoofed);
+    }
     if ends_here(packet) {
         // A tunnel in a tunnel: the inner one may be a pod's own, but no node's.
         return Err(Outcome::DroppedMalformed);
     }
     mark_congestion(packet, skb, outer.class & ECN)?;
-    packet.key.src = peer.next_hop;
+    let length = u64::from(skb.length() - ETHERNET);
+    count(Outcome::Unwrapped);
+    count_tunnel(&peer.next_hop, |stats| {
+        stats.received_packets += 1;
+        stats.received_bytes += length;
+    });
     Ok(())
 }
 
-/// Lets in what has been unwrapped: what may not be passed on is dropped.
-#[inline(never)] // Not called from where the packet is unwrapped, whose stack is deep.
-pub(crate) fn admit(packet: &mut Packet, length: u32) -> i32 {
-    if packet.passed_on && !is_passed_on(packet) {
-        return 0;
-    }
-    count(Outcome::Unwrapped);
-    count_tunnel(&packet.key.src, |stats| {
-        stats.received_packets += 1;
-        stats.received_bytes += u64::from(length);
-    });
-    1
-}
-
-/// Whether the tunnels of the node that has the address, or whose pods have it, end at `end`.
-#[inline(never)] // Its keys would count against the stack of the way out of a tunnel.
-fn is_home(addr: &Addr, end: &Addr) -> bool {
-    let Some(range) = route(addr) else { return false };
-    match range.kind {
-        RouteKind::TUNNEL | RouteKind::PEER => range.next_hop == *end,
-        RouteKind::REMOTE => route(&range.next_hop)
-            .is_some_and(|node| node.kind == RouteKind::PEER && node.next_hop == *end),
-        _ => false,
-    }
-}
-
-/// Whether another node may have passed the packet on: it comes from nowhere in the cluster, and goes to
-/// a frontend that is served so. Of an ICMP error it shows later, by the flow of what it quotes.
+/// Where the tunnels of the node end that has the address, or whose pods have it.
 #[inline(always)]
-fn is_passed_on(packet: &Packet) -> bool {
-    !is_known(&packet.tuple.src)
-        && (packet.transport == Transport::IcmpError || service::find_passed_on(packet).is_some())
-}
-
-/// The way through a tunnel to the node on which a backend lives, whether or not we carry packets to it
-/// by that way otherwise.
-#[inline(never)] // Its keys would count against the stack of every path.
-pub(crate) fn towards(backend: &Addr) -> Option<&'static Route> {
-    let range = route(backend)?;
-    let end = match range.kind {
-        RouteKind::TUNNEL | RouteKind::PEER => range,
-        RouteKind::REMOTE | RouteKind::FOREIGN => {
-            route(&range.next_hop).filter(|node| node.kind == RouteKind::PEER)?
+fn home(addr: &Addr) -> Option<Addr> {
+    let range = route(addr)?;
+    match range.kind {
+        RouteKind::TUNNEL | RouteKind::PEER => Some(range.next_hop),
+        RouteKind::REMOTE => {
+            let node = route(&range.next_hop)?;
+            (node.kind == RouteKind::PEER).then_some(node.next_hop)
         }
-        _ => return None,
-    };
-    (is_on() && !end.next_hop.is_unspecified()).then_some(end)
-}
-
-/// Passes a packet on as it is to the node of the backend in [`Packet::to`].
-#[inline(never)] // The way of packets that are translated stays short.
-pub(crate) fn pass_on(context: *mut __sk_buff, packet: &mut Packet) -> Result<Action, Outcome> {
-    if packet.passed_on {
-        return Err(Outcome::DroppedSpoofed);
+        _ => None,
     }
-    let skb = Skb::from_raw(context);
-    let route = towards(&packet.to.dst).ok_or(Outcome::DroppedNoRoute)?;
-    if !forward::fits(packet, skb, route) {
-        // Also one that might be cut: the stack would take it for its own.
-        packet.mtu = u32::from(route.mtu);
-        return Err(Outcome::RejectedTooBig);
-    }
-    wrap(context, route)?;
-    Ok(send(skb, route))
 }
 
 /// Keeps a congestion mark that the outer packet was given on its way (RFC 6040, 4.2).

@@ -28,8 +28,6 @@ mod settings;
 mod tables;
 
 #[cfg(test)]
-mod dsr;
-#[cfg(test)]
 mod property;
 #[cfg(test)]
 mod tests;

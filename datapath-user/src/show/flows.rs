@@ -21,8 +21,6 @@ pub(super) struct FlowRow {
     /// The source that the backend sees, if it is not the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     masquerade: Option<String>,
-    /// Whether it is passed on as it is to the backend's node, which answers the client directly.
-    dsr: bool,
     service: String,
     state: &'static str,
     packets: u64,
@@ -86,7 +84,6 @@ fn row(
     let last_seen = flow.last_seen.max(reply.map_or(0, |reply| reply.last_seen));
     let idle = now.saturating_sub(last_seen) / 1_000_000_000;
     let timeout = u64::from(timeouts.of(tuple.protocol, flow.flags, reply_flags));
-    let dsr = flow.flags.has(FlowFlags::DSR);
     let translated = flow.to.src != tuple.src || flow.to.ports.src != tuple.ports.src;
     FlowRow {
         protocol: format!("{:?}", tuple.protocol),
@@ -94,7 +91,6 @@ fn row(
         frontend: endpoint(tuple.dst, tuple.ports.dst),
         backend: endpoint(flow.to.dst, flow.to.ports.dst),
         masquerade: translated.then(|| endpoint(flow.to.src, flow.to.ports.src)),
-        dsr,
         service,
         state: state(tuple.protocol, flow.flags, reply_flags),
         packets: flow.packets,
@@ -109,7 +105,6 @@ fn row(
 /// The state in which [`Timeouts::of`] sees the flow.
 fn state(protocol: Protocol, one: FlowFlags, other: FlowFlags) -> &'static str {
     let any = one.with(other);
-    let other = if one.has_any(FlowFlags::SINGLE) { one } else { other };
     let both = FlowFlags(one.0 & other.0);
     match protocol {
         Protocol::TCP if any.has(FlowFlags::RST) => "reset",
@@ -117,7 +112,6 @@ fn state(protocol: Protocol, one: FlowFlags, other: FlowFlags) -> &'static str {
         Protocol::TCP if any.has(FlowFlags::FIN) => "half-closed",
         Protocol::TCP if both.has(FlowFlags::ACKED) => "established",
         Protocol::TCP => "opening",
-        _ if one.has_any(FlowFlags::SINGLE) => "passed-on",
         _ if both.has(FlowFlags::SEEN) => "answered",
         _ => "unanswered",
     }
@@ -143,7 +137,7 @@ pub(super) fn render(rows: &[FlowRow]) -> String {
             row.client.clone(),
             row.frontend.clone(),
             row.backend.clone(),
-            row.masquerade.as_deref().unwrap_or(if row.dsr { "dsr" } else { "-" }).to_owned(),
+            row.masquerade.clone().unwrap_or_else(|| "-".to_owned()),
             row.service.clone(),
             row.state.to_owned(),
             row.packets.to_string(),

@@ -137,7 +137,6 @@ fn kind(kind: RouteKind) -> &'static str {
         RouteKind::SERVICE => "service",
         RouteKind::TUNNEL => "tunnel",
         RouteKind::PEER => "node",
-        RouteKind::FOREIGN => "foreign",
         _ => "unknown",
     }
 }

@@ -3,7 +3,7 @@
 use super::table::{endpoint, list, seconds, table};
 use crate::{
     datapath::{Error, Reader},
-    model::{Algorithm, Forwarding},
+    model::Algorithm,
     plan::Tables,
 };
 use datapath_common::{
@@ -28,8 +28,6 @@ pub(super) struct ServicePort {
     session_affinity: u32,
     /// How the backends of packets are chosen.
     algorithm: &'static str,
-    /// How what comes from outside reaches backends on other nodes.
-    forwarding: &'static str,
     frontends: Vec<FrontendRow>,
     backends: Vec<BackendRow>,
     flows: u64,
@@ -43,8 +41,6 @@ struct FrontendRow {
     #[serde(rename = "type")]
     kind: &'static str,
     address: String,
-    /// Whether it is for what other nodes pass on.
-    passed_on: bool,
     /// Clients whose source address is replaced.
     masquerade: Vec<&'static str>,
     source_ranges: bool,
@@ -127,13 +123,12 @@ fn port(
 ) -> ServicePort {
     let (kind, namespace, name, port_name, protocol) = parse_label(service);
     frontends.sort_by_key(|(key, frontend)| {
-        (frontend.kind.0, !key.addr.is_v4(), key.addr.ip(), key.port.host(), key.origin)
+        (frontend.kind.0, !key.addr.is_v4(), key.addr.ip(), key.port.host())
     });
     backends.sort_unstable();
     let mut types: Vec<_> = frontends.iter().map(|(_, frontend)| frontend.kind.name()).collect();
     types.dedup();
     let maglev = frontends.iter().any(|(_, frontend)| frontend.flags.has(FrontendFlags::MAGLEV));
-    let dsr = frontends.iter().any(|(_, frontend)| frontend.flags.has(FrontendFlags::DSR));
     let session_affinity = frontends.iter().map(|(_, frontend)| frontend.affinity).max();
     let frontends: Vec<_> =
         frontends.into_iter().map(|(key, frontend)| frontend_row(key, frontend, tables)).collect();
@@ -160,7 +155,6 @@ fn port(
         types,
         session_affinity: session_affinity.unwrap_or_default(),
         algorithm: if maglev { Algorithm::Maglev } else { Algorithm::Random }.name(),
-        forwarding: if dsr { Forwarding::Dsr } else { Forwarding::Snat }.name(),
         backends: backends.collect(),
         frontends,
         flows: stats.flows,
@@ -185,7 +179,6 @@ fn frontend_row(key: &FrontendKey, frontend: &Frontend, tables: &Tables) -> Fron
     FrontendRow {
         kind: frontend.kind.name(),
         address: endpoint(key.addr, key.port),
-        passed_on: key.origin == FrontendKey::PASSED_ON,
         masquerade: masquerade
             .into_iter()
             .filter_map(|(flag, name)| frontend.flags.has(flag).then_some(name))
@@ -219,8 +212,7 @@ pub(super) fn label(service: &Service) -> String {
 /// One line per port.
 pub(super) fn render(ports: &[ServicePort]) -> String {
     let row = |port: &ServicePort| {
-        let direct = port.frontends.iter().filter(|row| !row.passed_on);
-        let addresses: Vec<_> = direct.map(|row| row.address.clone()).collect();
+        let addresses: Vec<_> = port.frontends.iter().map(|row| row.address.clone()).collect();
         let draining = port.backends.iter().filter(|row| row.state == "draining").count();
         let active = port.backends.len() - draining;
         let backends =
@@ -258,17 +250,7 @@ pub(super) fn render_details(ports: &[ServicePort]) -> String {
 
 fn details(port: &ServicePort) -> String {
     let ServicePort {
-        id,
-        kind,
-        namespace,
-        name,
-        protocol,
-        algorithm,
-        forwarding,
-        flows,
-        sockets,
-        refused,
-        ..
+        id, kind, namespace, name, protocol, algorithm, flows, sockets, refused, ..
     } = port;
     let port_name = match port.port_name.as_str() {
         "" => String::new(),
@@ -287,7 +269,7 @@ fn details(port: &ServicePort) -> String {
         let masquerade: Vec<_> = row.masquerade.iter().map(ToString::to_string).collect();
         [
             row.kind.to_owned(),
-            row.address.clone() + if row.passed_on { " passed on" } else { "" },
+            row.address.clone(),
             choice(&row.inside),
             choice(&row.outside),
             list(&masquerade, 3),
@@ -303,7 +285,6 @@ fn details(port: &ServicePort) -> String {
         "{kind:<8}  {namespace}/{name}{port_name} {protocol} (id {id})\n\
          Affinity  {affinity}\n\
          Choice    {algorithm}\n\
-         Outside   {forwarding}\n\
          Traffic   {flows} flows at tc, {sockets} sockets, {refused} refused\n\n\
          {frontends}\n{backends}"
     )
@@ -378,6 +359,5 @@ mod tests {
         assert_eq!(json[0]["frontends"][0]["outside"]["otherwise"], "drop");
         assert_eq!(json[0]["portName"], "http");
         assert_eq!(json[0]["algorithm"], "random");
-        assert_eq!(json[0]["forwarding"], "snat");
     }
 }

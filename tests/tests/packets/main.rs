@@ -8,7 +8,6 @@ mod apply;
 mod budget;
 mod clash;
 mod detector;
-mod dsr;
 mod evasion;
 mod frame;
 mod gone;
