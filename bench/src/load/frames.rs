@@ -1,7 +1,10 @@
 //! Frames, as a link brings them to a node: written to the device, past the sender's own network, so that
 //! what is measured is what the nodes do with them.
 
-use super::order::{DRAIN, Report};
+use super::{
+    client::as_fast_as_it_goes,
+    order::{DRAIN, Report},
+};
 use anyhow::{Context as _, Result, bail};
 use nix::{
     ifaddrs::getifaddrs,
@@ -34,21 +37,9 @@ pub(super) fn send(to: SocketAddr, whole: Duration) -> Result<Report> {
     let family = AddressFamily::Packet;
     let socket = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
         .context("open a packet socket")?;
-    let start = Instant::now();
-    let mut report = Report::default();
-    while start.elapsed() < whole {
-        for _ in 0..BATCH {
-            match sendto(socket.as_raw_fd(), &frame, &link, MsgFlags::empty()) {
-                Ok(_) => report.requests += 1,
-                Err(error) => {
-                    report.failures += 1;
-                    report.failure = Some(error.to_string());
-                }
-            }
-        }
-    }
-    report.nanos = start.elapsed().as_nanos() as u64;
-    Ok(report)
+    Ok(as_fast_as_it_goes(whole, BATCH, || {
+        sendto(socket.as_raw_fd(), &frame, &link, MsgFlags::empty())
+    }))
 }
 
 /// The address of the device itself.
