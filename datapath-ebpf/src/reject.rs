@@ -63,8 +63,8 @@ pub(crate) fn reject(context: *mut __sk_buff, packet: &mut Packet, mtu: u32) -> 
     built.is_ok().into()
 }
 
-/// Sends what was made of the packet back to its sender: wrapped where that is a pod behind a tunnel,
-/// else by the way that the packet came.
+/// Sends what was made of the packet back to its sender, by the way that the packet came; wrapped where
+/// that is a pod behind a tunnel.
 #[inline(never)] // Rare. Not called from where the answer is made, whose stack is deep.
 pub(crate) fn send_back(context: *mut __sk_buff, packet: &Packet, arrives: u32) -> Action {
     sent_back(Skb::from_raw(context), packet, arrives).unwrap_or(DROP)
@@ -76,8 +76,11 @@ fn sent_back(skb: Skb, packet: &Packet, arrives: u32) -> Result<Action, Failed> 
         return forward::arrive(skb, skb.device());
     }
     if let Place::Tunnel(route) = Place::of(&packet.tuple.src) {
-        tunnel::wrap(skb.raw(), route).map_err(|_outcome| Failed)?;
-        return Ok(tunnel::send(skb, route));
+        tunnel::wrap_again(skb.raw(), route).map_err(|_outcome| Failed)?;
+        // The routing table is asked by the family that the kernel takes the packet for.
+        if skb.device() != route.device {
+            return Ok(tunnel::send(skb, route));
+        }
     }
     turn_round(skb)?;
     skb.set_mark(forward::MARK);

@@ -50,7 +50,8 @@ fn ipv4(packet: &Packet, skb: Skb) -> Result<(), Failed> {
     if packet.l4 != ETHERNET + 20 {
         return Err(Failed);
     }
-    let tcp = segment(packet, skb)?;
+    let asked: Tcp = skb.load(packet.l4)?;
+    let start = answer(packet, &asked);
     let mut ip = Ipv4 {
         version_ihl: 0x45,
         tos: 0,
@@ -63,10 +64,17 @@ fn ipv4(packet: &Packet, skb: Skb) -> Result<(), Failed> {
         src: packet.tuple.dst.v4_word(),
         dst: packet.tuple.src.v4_word(),
     };
+    let cut = skb.trim(packet.l4 + u32::from(HEADER)).is_ok();
+    if !cut {
+        ip.length = skb.load::<Ipv4>(ETHERNET)?.length;
+    }
     ip.checksum =
         fold(bytemuck::cast::<Ipv4, [u32; 5]>(ip).iter().map(|word| u64::from(*word)).sum());
-    skb.trim(packet.l4 + u32::from(HEADER))?;
-    skb.store(ETHERNET, &Reset4 { ip, tcp }, 0)
+    if cut {
+        return skb.store(ETHERNET, &Reset4 { ip, tcp: alone(packet, start) }, 0);
+    }
+    skb.store(ETHERNET, &ip, 0)?;
+    put_before_payload(packet, skb, &asked, start)
 }
 
 #[inline(always)]
@@ -74,8 +82,9 @@ fn ipv6(packet: &Packet, skb: Skb) -> Result<(), Failed> {
     if packet.l4 != ETHERNET + 40 {
         return Err(Failed);
     }
-    let tcp = segment(packet, skb)?;
-    let ip = Ipv6 {
+    let asked: Tcp = skb.load(packet.l4)?;
+    let start = answer(packet, &asked);
+    let mut ip = Ipv6 {
         version_flow: (6_u32 << 28).to_be(),
         length: HEADER.to_be(),
         next: Protocol::TCP,
@@ -83,18 +92,18 @@ fn ipv6(packet: &Packet, skb: Skb) -> Result<(), Failed> {
         src: packet.tuple.dst,
         dst: packet.tuple.src,
     };
-    skb.trim(packet.l4 + u32::from(HEADER))?;
-    skb.store(ETHERNET, &Reset6 { ip, tcp }, 0)
+    if skb.trim(packet.l4 + u32::from(HEADER)).is_ok() {
+        return skb.store(ETHERNET, &Reset6 { ip, tcp: alone(packet, start) }, 0);
+    }
+    ip.length = skb.load::<Ipv6>(ETHERNET)?.length;
+    skb.store(ETHERNET, &ip, 0)?;
+    put_before_payload(packet, skb, &asked, start)
 }
 
-/// The answer to the segment in `packet`, which has no SYN.
-///
-/// Whether the checksum has still to be completed, by the device that sends the packet, cannot be
-/// seen from here. So the field holds the sum over the pseudo header, as it must if it has; and the
-/// window, which means nothing in a reset, is what makes that the right checksum if it has not.
+/// The start of the answer to the segment `asked`, which has no SYN; without a window, which means
+/// nothing in a reset.
 #[inline(always)]
-fn segment(packet: &Packet, skb: Skb) -> Result<Segment, Failed> {
-    let asked: Tcp = skb.load(packet.l4)?;
+fn answer(packet: &Packet, asked: &Tcp) -> Tcp {
     let Ports { src, dst } = packet.tuple.ports;
     let mut start = Tcp {
         ports: Ports { src: dst, dst: src },
@@ -112,11 +121,50 @@ fn segment(packet: &Packet, skb: Skb) -> Result<Segment, Failed> {
         (start.sequence, start.acknowledgement) = (0, next.to_be());
         start.flags = RST | ACK;
     }
+    start
+}
+
+/// The answer without payload.
+///
+/// Whether the checksum has still to be completed, by the device that sends the packet, cannot be
+/// seen from here. So the field holds the sum over the pseudo header, as it must if it has; and the
+/// window is what makes that the right checksum if it has not.
+#[inline(always)]
+fn alone(packet: &Packet, mut start: Tcp) -> Segment {
     let pseudo = pseudo_header(packet);
-    let header: u64 =
-        bytemuck::cast::<Tcp, [u32; 4]>(start).iter().map(|word| u64::from(*word)).sum();
-    start.window = fold(header + 2 * pseudo);
-    Ok(Segment { start, checksum: !fold(pseudo), urgent: 0 })
+    start.window = fold(sum(&start) + 2 * pseudo);
+    Segment { start, checksum: !fold(pseudo), urgent: 0 }
+}
+
+/// Puts the answer in front of what the segment `asked` carried, which a reset may carry too (RFC 9293,
+/// 3.5.3): the kernel does not cut a packet that it still takes for wrapped (`ENOTSUPP` on Linux 6.18), as
+/// it does one that has come out of a tunnel and never was on a wire.
+///
+/// The window makes up for all that has changed, so the checksum stays as it is.
+#[inline(always)]
+fn put_before_payload(
+    packet: &Packet,
+    skb: Skb,
+    asked: &Tcp,
+    mut start: Tcp,
+) -> Result<(), Failed> {
+    if skb.segment() != 0 {
+        // Not for each segment of a train: the first is sent again by itself.
+        return Err(Failed);
+    }
+    let before: u64 = words(asked).iter().map(|word| u64::from(!*word)).sum();
+    start.window = fold(sum(&start) + before);
+    skb.store(packet.l4, &start, 0)
+}
+
+#[inline(always)]
+fn words(start: &Tcp) -> [u32; 4] {
+    bytemuck::cast(*start)
+}
+
+#[inline(always)]
+fn sum(start: &Tcp) -> u64 {
+    words(start).iter().map(|word| u64::from(*word)).sum()
 }
 
 /// The sum over the pseudo header (RFC 9293, 3.1; RFC 8200, 8.1). The words that mark an IPv4 address

@@ -138,14 +138,30 @@ fn mark_congestion(packet: &mut Packet, skb: Skb, outer: u8) -> Result<(), Outco
 /// Puts an outer header to the other end of `route` in front of the packet.
 #[inline(never)] // Of use on several ways, and long.
 pub(crate) fn wrap(context: *mut __sk_buff, route: &Route) -> Result<(), Outcome> {
-    let skb = Skb::from_raw(context);
+    wrap_by(Skb::from_raw(context), route, Skb::grow)
+}
+
+/// The same for an answer that was made of what has come out of a tunnel. The kernel may still take it
+/// for wrapped, and then does not do it again (`EALREADY`); of a packet that is not to be segmented it need
+/// not know.
+#[inline(never)] // Rare.
+pub(crate) fn wrap_again(context: *mut __sk_buff, route: &Route) -> Result<(), Outcome> {
+    wrap_by(Skb::from_raw(context), route, |skb, length, _v4| skb.make_room(length as i32))
+}
+
+#[inline(always)]
+fn wrap_by(
+    skb: Skb,
+    route: &Route,
+    grow: impl Fn(Skb, u32, bool) -> Result<(), Failed>,
+) -> Result<(), Outcome> {
     let inner = Inner::read(skb).map_err(|Failed| Outcome::DroppedMalformed)?;
     let length = skb.length() - ETHERNET;
     let v4 = inner.dst.is_v4();
     let wrapped = if route.next_hop.is_v4() {
-        wrap_in_v4(skb, &inner, length as u16, route.next_hop)
+        wrap_in_v4(skb, &inner, length as u16, route.next_hop, grow)
     } else {
-        wrap_in_v6(skb, &inner, length as u16, route.next_hop)
+        wrap_in_v6(skb, &inner, length as u16, route.next_hop, grow)
     };
     wrapped.map_err(|Failed| Outcome::DroppedRewrite)?;
     if route.next_hop.is_v4() != v4 {
@@ -161,7 +177,13 @@ pub(crate) fn wrap(context: *mut __sk_buff, route: &Route) -> Result<(), Outcome
 }
 
 #[inline(always)]
-fn wrap_in_v4(skb: Skb, inner: &Inner, length: u16, to: Addr) -> Result<(), Failed> {
+fn wrap_in_v4(
+    skb: Skb,
+    inner: &Inner,
+    length: u16,
+    to: Addr,
+    grow: impl Fn(Skb, u32, bool) -> Result<(), Failed>,
+) -> Result<(), Failed> {
     const DO_NOT_FRAGMENT: u16 = 0x4000_u16.to_be();
     let mut ip = Ipv4 {
         version_ihl: 0x45,
@@ -177,12 +199,18 @@ fn wrap_in_v4(skb: Skb, inner: &Inner, length: u16, to: Addr) -> Result<(), Fail
     };
     let words: [u32; 5] = bytemuck::cast(ip);
     ip.checksum = fold(words.iter().map(|word| u64::from(*word)).sum());
-    skb.grow(20, true)?;
+    grow(skb, 20, true)?;
     skb.store(ETHERNET, &ip, 0)
 }
 
 #[inline(always)]
-fn wrap_in_v6(skb: Skb, inner: &Inner, length: u16, to: Addr) -> Result<(), Failed> {
+fn wrap_in_v6(
+    skb: Skb,
+    inner: &Inner,
+    length: u16,
+    to: Addr,
+    grow: impl Fn(Skb, u32, bool) -> Result<(), Failed>,
+) -> Result<(), Failed> {
     let ip = Ipv6 {
         version_flow: (6 << 28 | u32::from(inner.class) << 20).to_be(),
         length: length.to_be(),
@@ -191,7 +219,7 @@ fn wrap_in_v6(skb: Skb, inner: &Inner, length: u16, to: Addr) -> Result<(), Fail
         src: config().ok_or(Failed)?.node_v6,
         dst: to,
     };
-    skb.grow(40, false)?;
+    grow(skb, 40, false)?;
     skb.store(ETHERNET, &ip, 0)
 }
 
