@@ -201,3 +201,49 @@ fn nobody_on_the_wire_evades_a_connection_of_the_node() {
     );
     assert_eq!(node.flows().len(), 2);
 }
+
+#[test]
+fn two_frontends_one_backend_and_one_client_port_do_not_collide() {
+    first_flow_and_its_double("10.200.1.16:80");
+}
+
+#[test]
+fn one_client_port_for_a_service_and_for_the_backend_behind_it() {
+    first_flow_and_its_double("10.10.1.7:8080");
+}
+
+/// One client port is used for a service, and then for `dialled`, which leads to the same backend:
+/// the second connection gets another source port, and each gets its own answers.
+fn first_flow_and_its_double(dialled: &str) {
+    let Some(mut node) = reference() else { return };
+    tell(
+        &mut node,
+        "first",
+        &[(
+            FROM_POD,
+            "10.10.3.5:40000 > 10.200.1.10:80 tcp S",
+            Redirect,
+            "10.10.3.5:40000 > 10.10.1.7:8080 tcp S ttl=63",
+        )],
+    );
+    let (_, out) = node.run(FROM_POD, &frame(&format!("10.10.3.5:40000 > {dialled} tcp S")));
+    let seen = describe(&out);
+    let (client, rest) = seen.split_once(" > ").expect("a description");
+    assert_eq!(rest, "10.10.1.7:8080 tcp S ttl=63");
+    assert!(client.starts_with("10.10.3.5:6"), "another port of the same client: {client}");
+    let answer = format!("10.10.1.7:8080 > {client} tcp SA");
+    let restored = format!("{dialled} > 10.10.3.5:40000 tcp SA ttl=63");
+    tell(
+        &mut node,
+        "both answers",
+        &[
+            (
+                FROM_UPLINK,
+                "10.10.1.7:8080 > 10.10.3.5:40000 tcp SA",
+                Redirect,
+                "10.200.1.10:80 > 10.10.3.5:40000 tcp SA ttl=63",
+            ),
+            (FROM_UPLINK, &answer, Redirect, &restored),
+        ],
+    );
+}

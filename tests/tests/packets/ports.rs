@@ -1,10 +1,10 @@
-//! Source ports of masqueraded flows: few, and given out again.
+//! Source addresses and ports of masqueraded flows; the ports are few, and given out again.
 
 use crate::{
     frame::{describe, frame},
     node::{
         FROM_UPLINK, Node,
-        Verdict::{self, Drop},
+        Verdict::{self, Drop, Redirect},
     },
     reference,
 };
@@ -54,5 +54,22 @@ fn the_port_of_a_finished_connection_is_given_to_another() {
             assert_eq!((verdict, node.count(Outcome::DroppedNoPort)), (Drop, 1), "{story}");
             assert_eq!(owner(&mut node), FIRST, "{story}");
         }
+    }
+}
+
+#[test]
+fn clients_from_outside_are_masqueraded() {
+    let Some(mut node) = reference() else { return };
+    for (sent, backend, gateway) in [
+        ("172.18.0.100:40000 > 10.200.1.11:80 tcp S", "10.10.3.6:8080 tcp S ttl=63", "10.10.3.1:"),
+        ("172.18.0.100:40000 > 10.200.1.10:80 tcp S", "10.10.1.7:8080 tcp S ttl=63", "172.18.0.3:"),
+    ] {
+        let (verdict, out) = node.run(FROM_UPLINK, &frame(sent));
+        assert_eq!(verdict, Redirect, "{sent}");
+        let seen = describe(&out);
+        let (client, rest) = seen.split_once(" > ").expect("a description");
+        assert_eq!(rest, backend);
+        let port: u16 = client.strip_prefix(gateway).expect(&seen).parse().expect("a port");
+        assert!(port >= 61_000, "{port} is not of our range");
     }
 }

@@ -129,3 +129,61 @@ fn a_plain_datagram_flow_gives_way_to_a_service() {
     node.run(FROM_POD, &crate::frame::frame(plain));
     assert_eq!(node.count(Outcome::FlowMoved), 1);
 }
+
+#[test]
+fn a_datagram_flow_leaves_a_dead_backend_and_a_stream_does_not() {
+    let Some(mut node) = reference() else { return };
+    tell(
+        &mut node,
+        "before",
+        &[
+            (
+                FROM_POD,
+                "10.10.3.5:40000 > 10.200.1.12:53 udp",
+                Redirect,
+                "10.10.3.5:40000 > 10.10.1.7:5353 udp ttl=63",
+            ),
+            (
+                FROM_POD,
+                "10.10.3.5:40000 > 10.200.1.10:80 tcp S",
+                Redirect,
+                "10.10.3.5:40000 > 10.10.1.7:8080 tcp S ttl=63",
+            ),
+        ],
+    );
+    node.remove_backend(300);
+    node.remove_backend(100);
+    node.service(3, ("10.200.1.12", 53, UDP), &[]);
+    node.service(1, ("10.200.1.10", 80, TCP), &[("10.10.3.6", 8080)]);
+    node.remove_backend(100);
+    node.put_backend(150, "10.10.3.6", 8080, TCP, 1);
+    tell(
+        &mut node,
+        "after",
+        &[
+            (
+                FROM_POD,
+                "10.10.3.5:40000 > 10.200.1.12:53 udp",
+                Redirect,
+                "10.200.1.12 > 10.10.3.5 icmp 3/3 about 10.10.3.5:40000 > 10.200.1.12:53",
+            ),
+            (
+                FROM_POD,
+                "10.10.3.5:40000 > 10.200.1.10:80 tcp A",
+                Redirect,
+                "10.10.3.5:40000 > 10.10.1.7:8080 tcp A ttl=63",
+            ),
+        ],
+    );
+    node.service(3, ("10.200.1.12", 53, UDP), &[("10.10.3.6", 5353)]);
+    tell(
+        &mut node,
+        "a new backend",
+        &[(
+            FROM_POD,
+            "10.10.3.5:40000 > 10.200.1.12:53 udp",
+            Redirect,
+            "10.10.3.5:40000 > 10.10.3.6:5353 udp ttl=63",
+        )],
+    );
+}
