@@ -6,6 +6,7 @@ use super::{
     order::{DRAIN, Report},
 };
 use anyhow::{Context as _, Result, bail};
+use datapath_common::checksum::fold;
 use nix::{
     ifaddrs::getifaddrs,
     sys::socket::{
@@ -102,12 +103,8 @@ fn find(table: &str, ip: Ipv4Addr) -> Option<[u8; 6]> {
 
 /// The Internet checksum (RFC 1071) of an even number of bytes.
 fn checksum(bytes: &[u8]) -> [u8; 2] {
-    let words = bytes.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
-    let mut sum = words.sum::<u32>();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    (!(sum as u16)).to_be_bytes()
+    let words = bytes.chunks(2).map(|word| u64::from(u16::from_ne_bytes([word[0], word[1]])));
+    fold(words.sum()).to_ne_bytes()
 }
 
 #[cfg(test)]
