@@ -9,6 +9,7 @@ use super::super::{
         OUTSIDE_CLIENT, POD, SCTP, TCP, UDP, VIP, WAYS,
     },
 };
+use super::health;
 use crate::{
     suite::eventually,
     topology::{Family, OUTSIDE_ADDRESS},
@@ -223,9 +224,8 @@ fn passing_through() -> Case {
         if trial.column() != Column::OursXdp {
             return Ok(());
         }
-        let node = trial.lab().space(HOME.name)?;
         eventually(PATIENCE, || {
-            let page = node.output("curl", &["-sS", "http://127.0.0.1:10249/metrics"])?;
+            let page = health::metrics(trial)?;
             let name = "datapath_outcomes_total{outcome=\"turned_round\"} ";
             let turned = page.lines().find_map(|line| line.strip_prefix(name));
             ensure!(turned.is_some_and(|count| count != "0"), "{turned:?} frames turned round");

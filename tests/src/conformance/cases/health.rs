@@ -143,19 +143,18 @@ fn proxies() -> Vec<Case> {
                 fetch(trial, HOME.name, "http://127.0.0.1:10256/healthz")?;
                 fetch(trial, HOME.name, "http://127.0.0.1:10256/livez")?;
                 eventually(PATIENCE, || {
-                    let page = fetch(trial, HOME.name, "http://127.0.0.1:10249/metrics")?;
-                    page.is(200)?;
+                    let page = metrics(trial)?;
                     let missing: Vec<_> =
-                        METRICS.iter().filter(|name| !page.body.contains(**name)).collect();
+                        METRICS.iter().filter(|name| !page.contains(**name)).collect();
                     ensure!(missing.is_empty(), "without {missing:?}");
                     Ok(())
                 })
             })
             .check("a policy Local that leaves nothing is counted", |trial| {
                 eventually(PATIENCE, || {
-                    let page = fetch(trial, HOME.name, "http://127.0.0.1:10249/metrics")?;
+                    let page = metrics(trial)?;
                     let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
-                    let counted = page.body.lines().any(|line| {
+                    let counted = page.lines().any(|line| {
                         line.starts_with(name)
                             && line.contains("internal")
                             && line.contains("IPv4")
@@ -246,6 +245,13 @@ fn fetch(trial: &Trial<'_>, from: &str, url: &str) -> Result<Page> {
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
     Ok(Page { code, headers: headers.collect(), body: body.to_owned() })
+}
+
+/// The metrics of the proxy of the node under test.
+pub(super) fn metrics(trial: &Trial<'_>) -> Result<String> {
+    let page = fetch(trial, HOME.name, "http://127.0.0.1:10249/metrics")?;
+    page.is(200)?;
+    Ok(page.body)
 }
 
 fn node_url(node: &NodeSpec, port: u16, path: &str) -> String {
