@@ -4,6 +4,7 @@
 //! `bpf_skb_load_bytes` where it is not. Writes always go through helpers: a program that writes to
 //! the packet itself makes the kernel unshare every packet, also those that it only looks at.
 
+use crate::fib;
 use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
@@ -245,29 +246,12 @@ impl Skb {
     /// Asks the node's routing table where a packet that came by `device` and goes to `dst` is sent.
     #[inline(always)]
     pub(crate) fn route(self, device: u32, src: &Addr, dst: &Addr) -> Routed {
-        let mut params = MaybeUninit::<aya_ebpf::bindings::bpf_fib_lookup>::zeroed();
-        let fields = params.as_mut_ptr();
         let v4 = dst.is_v4();
-        // SAFETY: plain writes into our own zeroed struct, of which all bytes are initialised.
-        unsafe {
-            (*fields).family = family(v4) as u8;
-            (*fields).ifindex = device;
-            if v4 {
-                (*fields).__bindgen_anon_3.ipv4_src = src.v4_word();
-                (*fields).__bindgen_anon_4.ipv4_dst = dst.v4_word();
-            } else {
-                (*fields).__bindgen_anon_3.ipv6_src = src.0;
-                (*fields).__bindgen_anon_4.ipv6_dst = dst.0;
-            }
-        }
-        // SAFETY: the helper reads and writes the struct within its size.
-        let status = unsafe {
-            helpers::bpf_fib_lookup(
-                self.0.cast(),
-                fields,
-                size_of::<aya_ebpf::bindings::bpf_fib_lookup>() as i32,
-                0,
-            )
+        let mut params = MaybeUninit::zeroed();
+        // SAFETY: the context is this program's, and the struct is zeroed.
+        let (status, answer) = unsafe {
+            let status = fib::look_up(self.0.cast(), &mut params, device, 0, src, dst);
+            (status, params.assume_init_ref())
         };
         match u32::try_from(status) {
             // A missing neighbour entry is resolved by the redirect.
@@ -279,16 +263,15 @@ impl Skb {
             ) => return Routed::Nowhere,
             _ => return Routed::NotSent,
         }
-        // SAFETY: the union holds what was written above or what the helper put in its place.
-        let (device, next_hop) = unsafe {
-            let next_hop = if v4 {
-                Addr::from_v4_word((*fields).__bindgen_anon_4.ipv4_dst)
+        // SAFETY: the union holds what was asked for or what the helper put in its place.
+        let next_hop = unsafe {
+            if v4 {
+                Addr::from_v4_word(answer.__bindgen_anon_4.ipv4_dst)
             } else {
-                Addr((*fields).__bindgen_anon_4.ipv6_dst)
-            };
-            ((*fields).ifindex, next_hop)
+                Addr(answer.__bindgen_anon_4.ipv6_dst)
+            }
         };
-        Routed::Sent { device, next_hop }
+        Routed::Sent { device: answer.ifindex, next_hop }
     }
 
     /// Sends the packet out of `device` to the neighbour `next_hop`; the kernel resolves its MAC.
