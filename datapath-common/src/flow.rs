@@ -78,6 +78,13 @@ impl FlowFlags {
     /// The backend was a pod of this node when the flow began.
     pub const TO_POD: Self = Self(1 << 8);
 
+    /// The client's packets are passed on as they are, wrapped, to the node of the backend in
+    /// [`Flow::to`], which answers the client itself. A single entry: no answer comes by here.
+    pub const DSR: Self = Self(1 << 9);
+
+    /// Flows that are a single entry.
+    pub const SINGLE: Self = Self(Self::STACK.0 | Self::DSR.0);
+
     /// Whether all bits of `other` are set.
     #[inline(always)]
     pub const fn has(self, other: Self) -> bool {
@@ -89,6 +96,12 @@ impl FlowFlags {
     #[inline(always)]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// Whether any bit of `other` is set.
+    #[inline(always)]
+    pub const fn has_any(self, other: Self) -> bool {
+        self.0 & other.0 != 0
     }
 }
 
@@ -158,11 +171,12 @@ impl Timeouts {
         udp_stream: 120,
     };
 
-    /// How long a flow of `protocol` may idle, given what both of its halves have seen.
+    /// How long a flow of `protocol` may idle, given what both of its halves have seen. Of a single entry
+    /// the one direction that is seen stands for both.
     #[inline(always)]
     pub const fn of(&self, protocol: Protocol, one: FlowFlags, other: FlowFlags) -> u32 {
         let any = one.with(other);
-        let other = if one.has(FlowFlags::STACK) { one } else { other };
+        let other = if one.has_any(FlowFlags::SINGLE) { one } else { other };
         let both = FlowFlags(one.0 & other.0);
         match protocol {
             Protocol::TCP if any.has(FlowFlags::RST) => self.tcp_reset,
@@ -216,9 +230,25 @@ mod tests {
             (Protocol::TCP, open.with(fin), open.with(fin), 120),
             (Protocol::TCP, open, open.with(rst), 10),
             (Protocol::TCP, open.with(FlowFlags::STACK), open.with(FlowFlags::STACK), 86_400),
+            (Protocol::TCP, open.with(FlowFlags::DSR), open.with(FlowFlags::DSR), 86_400),
         ] {
             assert_eq!(t.of(protocol, one, other), seconds, "{protocol:?} {one:?} {other:?}");
             assert_eq!(t.of(protocol, other, one), seconds, "{protocol:?} {other:?} {one:?}");
+        }
+    }
+
+    #[test]
+    fn of_a_single_entry_one_direction_stands_for_both() {
+        let none = FlowFlags::default();
+        let open = FlowFlags::SEEN.with(FlowFlags::ACKED).with(FlowFlags::DSR);
+        let t = Timeouts::DEFAULT;
+        for (protocol, one, seconds) in [
+            (Protocol::TCP, open, 86_400),
+            (Protocol::TCP, open.with(FlowFlags::FIN), 120),
+            (Protocol::TCP, open.with(FlowFlags::RST), 10),
+            (Protocol::UDP, open, 120),
+        ] {
+            assert_eq!(t.of(protocol, one, none), seconds, "{protocol:?} {one:?}");
         }
     }
 

@@ -63,7 +63,8 @@ pub enum Outcome {
     RejectedTooBig,
     /// Dropped: a wrapped packet from an address that is no node's.
     DroppedUnknownPeer,
-    /// Dropped: a wrapped packet whose source is not on the node that sent it.
+    /// Dropped: a wrapped packet whose source is not on the node that sent it, nor passed on by it to a
+    /// frontend with direct server return.
     DroppedSpoofed,
     /// Dropped: it met congestion in the tunnel, and its sender does not know the mark (RFC 6040).
     DroppedCongestion,

@@ -54,6 +54,8 @@ impl RouteKind {
     pub const TUNNEL: Self = Self(4);
     /// The address of another node, whose tunnels end at [`Route::next_hop`].
     pub const PEER: Self = Self(5);
+    /// Pods of the node at [`Route::next_hop`], which the cluster's own network carries packets to.
+    pub const FOREIGN: Self = Self(6);
 }
 
 /// Bytes of the IP header (RFC 791, RFC 8200) that wraps packets to the node `next_hop`.

@@ -14,6 +14,8 @@ use bytemuck::{Pod, Zeroable};
 ///   destination is an address of this node that is flagged [`crate::Address::NODE_PORT`].
 /// - A loopback address counts for the node's own sockets only, never for a packet.
 /// - Port 0 with [`Protocol::ANY`] stands for every unserved port of an address that we own.
+/// - What another node passes on as its client has sent it has keys of its own, see
+///   [`FrontendKey::passed_on`].
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Pod, Zeroable)]
 pub struct FrontendKey {
@@ -23,15 +25,19 @@ pub struct FrontendKey {
     pub port: Be16,
     /// Protocol.
     pub protocol: Protocol,
-    /// Zero.
-    pub pad: u8,
+    /// Where the packet comes from: 0, or [`FrontendKey::PASSED_ON`].
+    pub origin: u8,
 }
 
 impl FrontendKey {
+    /// [`FrontendKey::origin`] of what comes wrapped from another node, which has left the choice of the
+    /// backend to us.
+    pub const PASSED_ON: u8 = 1;
+
     /// The frontend at `addr:port/protocol`.
     #[inline(always)]
     pub const fn new(addr: Addr, port: Be16, protocol: Protocol) -> Self {
-        Self { addr, port, protocol, pad: 0 }
+        Self { addr, port, protocol, origin: 0 }
     }
 
     /// The entry for every unserved port of `addr`.
@@ -39,9 +45,17 @@ impl FrontendKey {
     pub const fn any_port(addr: Addr) -> Self {
         Self::new(addr, Be16(0), Protocol::ANY)
     }
+
+    /// The same frontend for packets that another node passes on. Its lists hold only what is on this
+    /// node. A node port is looked up where the destination is an address of another node.
+    #[must_use]
+    #[inline(always)]
+    pub const fn passed_on(self) -> Self {
+        Self { origin: Self::PASSED_ON, ..self }
+    }
 }
 
-/// What kind of frontend this is; for people, the programs do not read it.
+/// What kind of frontend this is; for people, and for node ports that are passed on.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Pod, Zeroable, Default)]
 pub struct FrontendKind(pub u8);
@@ -92,6 +106,9 @@ impl FrontendFlags {
     pub const SOURCE_RANGES: Self = Self(1 << 5);
     /// Backends are chosen by the tables in `MAGLEV`, not at random.
     pub const MAGLEV: Self = Self(1 << 6);
+    /// Direct server return: what comes from outside for a backend on another node is passed on to that
+    /// node as it is, and that node answers the client.
+    pub const DSR: Self = Self(1 << 7);
 
     /// Whether all bits of `other` are set.
     #[inline(always)]

@@ -1,6 +1,7 @@
 //! Flows: translation decided once, remembered in two mirror entries.
 
 use crate::{
+    dsr,
     forward::MARK,
     hook::Hook,
     maps::{FLOWS, backend, config, count, count_service},
@@ -29,11 +30,11 @@ const FREE_PORT_ATTEMPTS: u32 = 4;
 /// Finds the packet's flow and notes the packet in it. A packet without a flow, or one whose flow
 /// must be decided anew, stays unknown.
 #[inline(always)]
-pub(crate) fn lookup(packet: &mut Packet, length: u32) {
+pub(crate) fn lookup(packet: &mut Packet, length: u32, hook: Hook) {
     let Some(flow) = entry(packet) else { return };
     packet.to = flow.to;
     let now = now();
-    if flow.flags.has(FlowFlags::FORWARD) && is_stale(packet, flow, now) {
+    if flow.flags.has(FlowFlags::FORWARD) && is_stale(packet, flow, now, hook) {
         forget(packet);
         return;
     }
@@ -60,7 +61,7 @@ pub(crate) fn note(packet: &mut Packet, flow: &mut Flow, now: u64, length: u32) 
     flow.packets += 1;
     flow.bytes += u64::from(length);
     flow.flags = flags.with(FlowFlags::SEEN).with(seen(packet.tcp));
-    if idle > IDLE && !flags.has(FlowFlags::STACK) {
+    if idle > IDLE && !flags.has_any(FlowFlags::SINGLE) {
         packet.flow = *flow;
         restore_mirror(packet);
     }
@@ -100,7 +101,7 @@ pub(crate) fn leave_to_stack(packet: &mut Packet, mode: u32) -> i32 {
 
 /// What a TCP packet tells about its direction.
 #[inline(always)]
-fn seen(tcp: u8) -> FlowFlags {
+pub(crate) fn seen(tcp: u8) -> FlowFlags {
     let mut flags = FlowFlags::default();
     if tcp & (ACK | SYN) == ACK {
         flags = flags.with(FlowFlags::ACKED);
@@ -120,7 +121,12 @@ fn seen(tcp: u8) -> FlowFlags {
 ///
 /// An established TCP connection is never moved: its endpoint may still be finishing.
 #[inline(always)]
-fn is_stale(packet: &Packet, flow: &Flow, now: u64) -> bool {
+fn is_stale(packet: &Packet, flow: &Flow, now: u64, hook: Hook) -> bool {
+    let passed_on = packet.is_passed_on(hook);
+    // What was passed on is never passed on again: its client has come by this node itself before.
+    if passed_on && flow.flags.has(FlowFlags::DSR) {
+        return true;
+    }
     if packet.tuple.protocol == Protocol::TCP {
         if !packet.opens() {
             return false;
@@ -129,21 +135,29 @@ fn is_stale(packet: &Packet, flow: &Flow, now: u64) -> bool {
             return true;
         }
     }
-    if is_served(packet, flow, now) {
+    if is_served(packet, flow, now, passed_on) {
         return false;
     }
     count(Outcome::FlowMoved);
     true
 }
 
-/// Whether the flow's backend is still there, and what its client dials is still that service's.
+/// Whether the flow's backend is still there, and what its client dials is still that service's, be it by
+/// way of another node that has `passed_on` the packet.
 #[inline(always)]
-pub(crate) fn is_served(packet: &Packet, flow: &Flow, now: u64) -> bool {
+pub(crate) fn is_served(packet: &Packet, flow: &Flow, now: u64, passed_on: bool) -> bool {
     // A plain connection with another source has no service, and no backend that could go.
     let served = flow.service == 0 || backend(flow.backend).is_some();
     // Datagrams ask once in a tick of the clock: a busy flow must not pay for it with each packet.
     let asked = now == flow.last_seen && packet.tuple.protocol != Protocol::TCP;
-    served && (asked || served_by(packet) == flow.service)
+    let dials = || {
+        if passed_on {
+            dsr::find_passed_on(packet).map_or(0, |found| found.service)
+        } else {
+            served_by(packet)
+        }
+    };
+    served && (asked || dials() == flow.service)
 }
 
 /// The service that has the packet's destination now; 0 for none.
@@ -186,14 +200,15 @@ fn restore_mirror(packet: &mut Packet) {
 }
 
 /// Decides a new flow to `frontend`: chooses a backend, claims the tuple of the answers, and sets
-/// [`Packet::to`]. Returns where the backend lives.
+/// [`Packet::to`]. Returns where the backend lives; `None` if no answers will come by here, since the
+/// packet is to be passed on.
 #[inline(always)]
 pub(crate) fn open(
     packet: &mut Packet,
     skb: Skb,
     hook: Hook,
     frontend: &Frontend,
-) -> Result<Place, Outcome> {
+) -> Result<Option<Place>, Outcome> {
     let place = match choose(packet, hook, skb.device(), frontend) {
         Ok(place) => place,
         Err(outcome) => {
@@ -203,12 +218,15 @@ pub(crate) fn open(
             return Err(outcome);
         }
     };
+    if hook == Hook::FromUplink {
+        return Ok(dsr::settle(packet, skb.length(), frontend)?.then_some(place));
+    }
     if masquerade::hides(packet, skb, hook) {
         packet.to.src = masquerade::address(&packet.to.dst);
         packet.flow.flags = packet.flow.flags.with(FlowFlags::SOURCE_TRANSLATED);
     }
     settle(packet, skb.length())?;
-    Ok(place)
+    Ok(Some(place))
 }
 
 /// Chooses the backend of a new flow to `frontend` and the source that it sees, but for its port.
@@ -265,11 +283,17 @@ pub(crate) fn choose(
 /// Claims what was chosen. A `length` of 0 is that of a packet that will be noted later.
 #[inline(always)]
 pub(crate) fn settle(packet: &mut Packet, length: u32) -> Result<(), Outcome> {
-    claim(packet, length)?;
+    claimed(claim_halves(packet, length))?;
+    note_opened(packet);
+    Ok(())
+}
+
+/// Notes that a flow to a service was opened.
+#[inline(always)]
+pub(crate) fn note_opened(packet: &mut Packet) {
     packet.known = true;
     count(Outcome::FlowCreated);
     count_service(packet.flow.service, |stats| stats.flows += 1);
-    Ok(())
 }
 
 /// The source address that the flow leaves with, if it is not the client's own.
@@ -356,30 +380,31 @@ pub(crate) fn change_source(
         flow.flags = flow.flags.with(FlowFlags::HOST_CLIENT);
     }
     flow.pad = 0;
-    claim(packet, skb.length())?;
+    claimed(claim_halves(packet, skb.length()))?;
     packet.known = true;
     count(if outside { Outcome::Masqueraded } else { Outcome::FlowCreated });
     Ok(())
 }
 
-/// Writes both halves of [`Packet::flow`]. The half for the answers is the lock: while its tuple is
-/// taken, another source port is tried.
+/// What [`claim_halves`] has returned.
 #[inline(always)]
-fn claim(packet: &mut Packet, length: u32) -> Result<(), Outcome> {
+pub(crate) fn claimed(outcome: u32) -> Result<(), Outcome> {
     const NO_PORT: u32 = Outcome::DroppedNoPort as u32;
-    match claim_halves(packet, length) {
+    match outcome {
         0 => Ok(()),
         NO_PORT => Err(Outcome::DroppedNoPort),
         _ => Err(Outcome::DroppedFlowTable),
     }
 }
 
-/// See [`claim`]; returns 0, or the number of the outcome. `length` is the packet's, in bytes.
+/// Writes both halves of [`Packet::flow`]. The half for the answers is the lock: while its tuple is
+/// taken, another source port is tried. Returns 0, or the number of the outcome. `length` is the
+/// packet's, in bytes.
 ///
 /// Exported, which makes it a global function: the verifier looks at its loop once, and not once for
 /// each path that leads to it.
 #[unsafe(no_mangle)]
-extern "C" fn claim_halves(packet: *mut Packet, length: u32) -> u32 {
+pub(crate) extern "C" fn claim_halves(packet: *mut Packet, length: u32) -> u32 {
     // SAFETY: null, for all that the verifier knows, or the packet at hand.
     let Some(packet) = (unsafe { packet.as_mut() }) else { return Outcome::DroppedNoPort as u32 };
     let Some(config) = config() else { return Outcome::DroppedNoPort as u32 };

@@ -73,6 +73,7 @@ impl Frame {
         packet.tuple.pad = [0; 3];
         packet.tcp = 0;
         packet.known = false;
+        packet.passed_on = false;
         packet.transport = Transport::Whole;
         match self.read::<Ethernet>(0)?.protocol {
             ETHERTYPE_IPV4 => self.parse_ipv4(packet)?,

@@ -9,7 +9,7 @@ use crate::{
     place::Place,
     skb::{Failed, Skb},
 };
-use datapath_common::{Addr, Outcome, Ports, Protocol, Tuple, checksum::Difference};
+use datapath_common::{Addr, FlowFlags, Outcome, Ports, Protocol, Tuple, checksum::Difference};
 
 /// The quoted packet: where its parts stand, and its tuple.
 struct Quote {
@@ -34,6 +34,14 @@ pub(crate) fn lookup(
     // SAFETY: copied at once.
     let Some(flow) = (unsafe { FLOWS.get(&packet.key) }) else { return Ok(()) };
     packet.flow = *flow;
+    if packet.flow.flags.has(FlowFlags::DSR) {
+        // The backend's node knows what it quotes.
+        packet.known = hook == Hook::FromUplink;
+        if packet.known {
+            packet.to = packet.flow.to;
+        }
+        return Ok(());
+    }
     packet.to.dst = packet.flow.to.dst;
     if packet.tuple.src == quote.tuple.dst {
         // It was the far end that sent it, which the sender knows by another address.

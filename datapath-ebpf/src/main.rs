@@ -7,6 +7,7 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg(target_arch = "bpf")]
 
+mod dsr;
 mod fib;
 mod flow;
 mod forward;
@@ -175,10 +176,13 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
     }
     if hook == Hook::FromUplink && tunnel::ends_here(packet) {
         tunnel::unwrap(skb.raw(), packet)?;
+        if dsr::admit(packet, skb.length() - skb::ETHERNET) == 0 {
+            return Err(Outcome::DroppedSpoofed);
+        }
     }
     match packet.transport {
         Transport::Whole | Transport::Echo | Transport::EchoReply | Transport::Later => {
-            flow::lookup(packet, skb.length());
+            flow::lookup(packet, skb.length(), hook);
         }
         Transport::IcmpError => icmp::lookup(skb.raw(), packet, hook)?,
         Transport::Orphan | Transport::Malformed | Transport::Other => {}
@@ -195,7 +199,7 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
     let frontend = if packet.known || for_pods || !has_ports {
         None
     } else {
-        service::find(&packet.tuple, || place)
+        dsr::frontend_of(packet, hook, || place)
     };
     if !packet.known && frontend.is_none() {
         let outside = masquerade::applies(packet, skb, hook, place);
@@ -208,6 +212,9 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
         }
     }
     if packet.known {
+        if packet.is_for_other_node(hook) {
+            return dsr::pass_on(skb, packet);
+        }
         if packet.flow.flags.has(FlowFlags::STACK)
             || flow::is_done(packet, hook)
             || forward::is_left_to_far_side(packet, hook, place)
@@ -228,8 +235,13 @@ fn handle(packet: &mut Packet, skb: Skb, hook: Hook) -> Result<Action, Outcome> 
         if hook == Hook::FromUplink && is_spoofed(packet) {
             return Err(Outcome::DroppedMartian);
         }
-        let place = flow::open(packet, skb, hook, frontend)?;
+        let Some(place) = flow::open(packet, skb, hook, frontend)? else {
+            return dsr::pass_on(skb, packet);
+        };
         return forward::translate(packet, skb, hook, place);
+    }
+    if packet.is_passed_on(hook) {
+        return Err(Outcome::DroppedSpoofed);
     }
     if for_pods {
         return forward::carry(packet, skb, hook, place);

@@ -158,8 +158,10 @@ pub(crate) struct Packet {
     pub(crate) transport: Transport,
     /// Whether more fragments follow.
     pub(crate) first_fragment: bool,
-    /// Whether the packet is to be translated.
+    /// Whether the packet is to be translated, or passed on.
     pub(crate) known: bool,
+    /// Whether another node has passed it on as its client has sent it.
+    pub(crate) passed_on: bool,
 }
 
 impl Packet {

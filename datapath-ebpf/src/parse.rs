@@ -19,6 +19,7 @@ impl Packet {
         self.tcp = 0;
         self.first_fragment = false;
         self.known = false;
+        self.passed_on = false;
         let later = match skb.protocol() {
             ETHERTYPE_IPV4 => self.parse_ipv4(skb)?,
             ETHERTYPE_IPV6 => self.parse_ipv6(skb)?,

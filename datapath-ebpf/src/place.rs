@@ -69,6 +69,12 @@ pub(crate) fn route(addr: &Addr) -> Option<&'static Route> {
     longest_prefix(&maps::ROUTES, &LpmKey::host(*addr))
 }
 
+/// Whether the cluster has the address: one of this node, or in a range that we know.
+#[inline(never)] // Its key would count against the stack of every path.
+pub(crate) fn is_known(addr: &Addr) -> bool {
+    maps::address(addr).is_some() || route(addr).is_some()
+}
+
 /// Whether the address is in a range of another node's pods: enough to know of one that comes from
 /// outside, where no address of this node does.
 #[inline(always)]

@@ -64,7 +64,7 @@ pub(crate) fn reject(context: *mut __sk_buff, packet: &mut Packet, mtu: u32) -> 
 }
 
 /// Sends what was made of the packet back to its sender, by the way that the packet came; wrapped where
-/// that is a pod behind a tunnel.
+/// that is a pod behind a tunnel, straight to a client whose packet another node has passed on.
 #[inline(never)] // Rare. Not called from where the answer is made, whose stack is deep.
 pub(crate) fn send_back(context: *mut __sk_buff, packet: &Packet, arrives: u32) -> Action {
     sent_back(Skb::from_raw(context), packet, arrives).unwrap_or(DROP)
@@ -82,8 +82,12 @@ fn sent_back(skb: Skb, packet: &Packet, arrives: u32) -> Result<Action, Failed> 
             return Ok(tunnel::send(skb, route));
         }
     }
-    turn_round(skb)?;
     skb.set_mark(forward::MARK);
+    if packet.passed_on {
+        // The other node would take it for its own: the source is what the client has dialled.
+        return Ok(skb.redirect_routed(skb.device()));
+    }
+    turn_round(skb)?;
     Ok(skb.redirect_out(skb.device()))
 }
 

@@ -18,7 +18,7 @@ use crate::{
     service::{self, now},
     skb::ETHERNET,
 };
-use datapath_common::{Flow, FlowFlags, Outcome, Protocol};
+use datapath_common::{Flow, FlowFlags, FrontendFlags, Outcome, Protocol};
 
 /// After this long without a packet the kernel is asked to carry one: only what it sends itself makes
 /// it ask whether a neighbour is still there.
@@ -45,13 +45,13 @@ fn follow(packet: &mut Packet, frame: Frame, flow: &mut Flow) -> Option<Hop> {
     let now = now();
     packet.to = flow.to;
     packet.flow.flags = flow.flags;
-    if flow.flags.0 & (FlowFlags::STACK.0 | FlowFlags::HOST_CLIENT.0) != 0
+    if flow.flags.has_any(FlowFlags::SINGLE.with(FlowFlags::HOST_CLIENT))
         // A new connection may take the flow's place.
         || packet.opens()
         || now.saturating_sub(flow.last_seen) > QUIET
         || (flow.flags.has(FlowFlags::FORWARD)
             && packet.tuple.protocol != Protocol::TCP
-            && !flow::is_served(packet, flow, now))
+            && !flow::is_served(packet, flow, now, false))
     {
         return None;
     }
@@ -70,8 +70,8 @@ fn open(packet: &mut Packet, frame: Frame) -> Option<Hop> {
         return None;
     }
     let frontend = service::find(&packet.tuple, || place)?;
-    // It may be a plain connection that only looks like an answer, or nobody's.
-    if flow::clashes(packet) || is_spoofed(packet) {
+    // It may be to be wrapped, a plain connection that only looks like an answer, or nobody's.
+    if frontend.flags.has(FrontendFlags::DSR) || flow::clashes(packet) || is_spoofed(packet) {
         return None;
     }
     flow::choose(packet, Hook::FromUplink, frame.device(), frontend).ok()?;

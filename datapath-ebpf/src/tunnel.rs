@@ -70,7 +70,8 @@ fn is_tunnel(protocol: Protocol) -> bool {
 }
 
 /// Takes the outer header off and reads the packet in it, which must come from the node that
-/// sent it: from one of its pods or from itself.
+/// sent it, from one of its pods or from itself; or be what that node may pass on
+/// ([`dsr::admit`](crate::dsr::admit)).
 #[inline(never)] // Reads a packet's headers once more; the way of plain packets stays short.
 pub(crate) fn unwrap(context: *mut __sk_buff, packet: &mut Packet) -> Result<(), Outcome> {
     let skb = Skb::from_raw(context);
@@ -89,34 +90,25 @@ pub(crate) fn unwrap(context: *mut __sk_buff, packet: &mut Packet) -> Result<(),
         skb.store(ETHERTYPE, &ethertype, 0).map_err(|Failed| Outcome::DroppedRewrite)?;
     }
     packet.parse(skb).ok_or(Outcome::DroppedMalformed)?;
-    if home(&packet.tuple.src) != Some(peer.next_hop) {
-        return Err(Outcome::DroppedSpoofed);
-    }
+    packet.passed_on = !is_home(&packet.tuple.src, &peer.next_hop);
     if ends_here(packet) {
         // A tunnel in a tunnel: the inner one may be a pod's own, but no node's.
         return Err(Outcome::DroppedMalformed);
     }
     mark_congestion(packet, skb, outer.class & ECN)?;
-    let length = u64::from(skb.length() - ETHERNET);
-    count(Outcome::Unwrapped);
-    count_tunnel(&peer.next_hop, |stats| {
-        stats.received_packets += 1;
-        stats.received_bytes += length;
-    });
+    packet.key.src = peer.next_hop;
     Ok(())
 }
 
-/// Where the tunnels of the node end that has the address, or whose pods have it.
-#[inline(always)]
-fn home(addr: &Addr) -> Option<Addr> {
-    let range = route(addr)?;
+/// Whether the tunnels of the node that has the address, or whose pods have it, end at `end`.
+#[inline(never)] // Its keys would count against the stack of the way out of a tunnel.
+fn is_home(addr: &Addr, end: &Addr) -> bool {
+    let Some(range) = route(addr) else { return false };
     match range.kind {
-        RouteKind::TUNNEL | RouteKind::PEER => Some(range.next_hop),
-        RouteKind::REMOTE => {
-            let node = route(&range.next_hop)?;
-            (node.kind == RouteKind::PEER).then_some(node.next_hop)
-        }
-        _ => None,
+        RouteKind::TUNNEL | RouteKind::PEER => range.next_hop == *end,
+        RouteKind::REMOTE => route(&range.next_hop)
+            .is_some_and(|node| node.kind == RouteKind::PEER && node.next_hop == *end),
+        _ => false,
     }
 }
 

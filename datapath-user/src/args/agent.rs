@@ -9,7 +9,7 @@ use crate::{
     config::{self, LogFormat, ProxyConfig, Remark},
     datapath::{self, Xdp},
     k8s::{Access, SavedServers},
-    model::Algorithm,
+    model::{Algorithm, Forwarding},
     node::{self, PortRange},
     plan::{MasqueradeOutside, Routing, Settings},
 };
@@ -82,6 +82,17 @@ pub struct AgentArgs {
         default_value = "random"
     )]
     lb_algorithm: Algorithm,
+    /// How what comes from outside for a node port, an external or a load balancer's address reaches a
+    /// backend on another node, where a Service's annotation `datapath/forwarding` does not say: with
+    /// this node's address as its source (snat), or as it is, wrapped in IP, so that the backend's node
+    /// answers the client directly (dsr).
+    #[arg(
+        long,
+        value_name = "snat|dsr",
+        env = "DATAPATH_EXTERNAL_FORWARDING",
+        default_value = "snat"
+    )]
+    external_forwarding: Forwarding,
     /// Translate at the sockets of this node's processes too, not by tc alone.
     #[arg(long, value_enum, env = "DATAPATH_SOCKET_LB", default_value = "on")]
     socket_lb: Switch,
@@ -155,6 +166,7 @@ impl AgentArgs {
         plan.proxy_name.clone_from(&config.service_proxy_name);
         plan.masquerade_all = config.masquerade_all.unwrap_or(false);
         plan.algorithm = self.lb_algorithm;
+        plan.forwarding = self.external_forwarding;
         plan.local = config.local_detector()?;
         plan.primary = config.primary_address();
         plan.routing = self.routing;

@@ -93,6 +93,8 @@ pub(super) fn service(object: &core::Service) -> Service {
     service.affinity = affinity(spec);
     service.algorithm = annotation(&object.metadata, ALGORITHM)
         .and_then(|text| of.kept(ALGORITHM, text, text.parse()));
+    service.forwarding = annotation(&object.metadata, FORWARDING)
+        .and_then(|text| of.kept(FORWARDING, text, text.parse()));
     service.health_check_node_port = spec
         .health_check_node_port
         .filter(|port| *port != 0)
@@ -390,6 +392,9 @@ fn parse_net(text: &str) -> Result<IpNet, &'static str> {
 
 /// Annotation of a Service: how its backends are chosen.
 const ALGORITHM: &str = "datapath/lb-algorithm";
+
+/// Annotation of a Service: how what comes from outside reaches a backend on another node.
+const FORWARDING: &str = "datapath/forwarding";
 
 /// `timeoutSeconds` where the Service gives none (the API server's own default).
 const DEFAULT_AFFINITY: i32 = 10_800;

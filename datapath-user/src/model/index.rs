@@ -1,6 +1,6 @@
 //! The index of objects.
 
-use super::{Node, ObjectName, Pod, Service, ServiceCidr, Slice};
+use super::{Forwarding, Node, ObjectName, Pod, Service, ServiceCidr, Slice};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     time::SystemTime,
@@ -83,6 +83,8 @@ pub struct Model {
     nodes: BTreeMap<ObjectName, Node>,
     service_cidrs: BTreeMap<ObjectName, ServiceCidr>,
     pods: BTreeMap<ObjectName, Pod>,
+    /// Services that want direct server return by themselves.
+    direct: HashSet<ObjectName>,
     listed: HashSet<Kind>,
     dirty: Dirty,
 }
@@ -156,6 +158,11 @@ impl Model {
         self.services.get(name)
     }
 
+    /// Whether a Service asks for direct server return by its annotation.
+    pub fn wants_dsr(&self) -> bool {
+        !self.direct.is_empty()
+    }
+
     /// Names of all Services.
     pub fn service_names(&self) -> impl Iterator<Item = &ObjectName> {
         self.services.keys()
@@ -198,6 +205,11 @@ impl Model {
         }
         self.dirty.services.insert(service.name.clone());
         self.dirty.service_changes += 1;
+        if service.forwarding == Some(Forwarding::Dsr) {
+            self.direct.insert(service.name.clone());
+        } else {
+            self.direct.remove(&service.name);
+        }
         self.services.insert(service.name.clone(), service);
     }
 
@@ -222,6 +234,7 @@ impl Model {
         match kind {
             Kind::Service => {
                 if self.services.remove(name).is_some() {
+                    self.direct.remove(name);
                     self.dirty.services.insert(name.clone());
                     self.dirty.service_changes += 1;
                 }

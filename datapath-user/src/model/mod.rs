@@ -20,4 +20,6 @@ pub use index::{Dirty, Event, Kind, Model};
 pub use name::ObjectName;
 pub use node::{Family, Node, ServiceCidr};
 pub use pod::{HostPort, Pod};
-pub use service::{Algorithm, Protocol, Service, ServicePort, ServiceType, TrafficPolicy};
+pub use service::{
+    Algorithm, Forwarding, Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
+};

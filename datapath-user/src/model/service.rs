@@ -60,6 +60,38 @@ impl FromStr for Algorithm {
     }
 }
 
+/// How what comes from outside reaches a backend on another node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Forwarding {
+    /// With this node's address as its source, so that the answers come back by this node.
+    #[default]
+    Snat,
+    /// As it is, wrapped; that node answers the client itself (direct server return).
+    Dsr,
+}
+
+impl Forwarding {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Snat, Self::Dsr];
+
+    /// As flags and annotations spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Snat => "snat",
+            Self::Dsr => "dsr",
+        }
+    }
+}
+
+impl FromStr for Forwarding {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let known = Self::ALL.into_iter().find(|forwarding| forwarding.name() == text);
+        known.ok_or("not one of snat, dsr")
+    }
+}
+
 /// Transport protocol of a port.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Protocol {
@@ -124,6 +156,8 @@ pub struct Service {
     pub affinity: Option<u32>,
     /// How backends are chosen, by the annotation `datapath/lb-algorithm`.
     pub algorithm: Option<Algorithm>,
+    /// How what comes from outside reaches other nodes, by the annotation `datapath/forwarding`.
+    pub forwarding: Option<Forwarding>,
     /// `spec.healthCheckNodePort`.
     pub health_check_node_port: Option<NonZeroU16>,
 }
@@ -145,6 +179,7 @@ impl Service {
             external_policy: TrafficPolicy::Cluster,
             affinity: None,
             algorithm: None,
+            forwarding: None,
             health_check_node_port: None,
         }
     }

@@ -5,7 +5,7 @@ use super::{
     endpoints::{Candidate, Categories, Place, Uses, categorize, is_local, join},
 };
 use crate::model::{
-    Algorithm, Family, Model, ObjectName, Protocol, Service, ServicePort, ServiceType,
+    Algorithm, Family, Forwarding, Model, ObjectName, Protocol, Service, ServicePort, ServiceType,
     TrafficPolicy,
 };
 use datapath_common::{
@@ -26,6 +26,8 @@ pub(super) struct Context {
     pub(super) masquerade_all: bool,
     /// How backends are chosen, unless a Service says otherwise.
     pub(super) algorithm: Algorithm,
+    /// How what comes from outside reaches other nodes, unless a Service says otherwise.
+    pub(super) forwarding: Forwarding,
     pub(super) proxy_name: Option<String>,
 }
 
@@ -213,10 +215,18 @@ impl<'a> Side<'a> {
 
     fn uses(&self) -> Uses {
         let internal_local = self.service.internal_policy == TrafficPolicy::Local;
+        let external_local = self.service.is_external_local() || self.is_passed_on();
         Uses {
             cluster: !internal_local || self.is_external(),
-            local: internal_local || (self.service.is_external_local() && self.is_external()),
+            local: internal_local || (external_local && self.is_external()),
         }
+    }
+
+    /// Whether nodes pass on to each other what comes from outside. Under the policy Local they never
+    /// have to.
+    fn is_passed_on(&self) -> bool {
+        let forwarding = self.service.forwarding.unwrap_or(self.context.forwarding);
+        forwarding == Forwarding::Dsr && !self.service.is_external_local()
     }
 
     fn list(&self, policy: TrafficPolicy) -> ListKey {
@@ -265,9 +275,14 @@ impl<'a> Side<'a> {
                 plan.no_local.push((self.family, "external"));
             }
         }
+        let passed_on = self.is_passed_on();
+        if passed_on {
+            flags = flags.with(FrontendFlags::DSR);
+        }
         let mut add = |addr: Addr, port, kind, flags| {
+            let key = self.key(addr, port);
             plan.frontends.push(FrontendPlan {
-                key: self.key(addr, port),
+                key,
                 kind,
                 flags,
                 // Clients of this node are not bound by the policy: they would reach a load
@@ -275,6 +290,9 @@ impl<'a> Side<'a> {
                 inside: self.list(TrafficPolicy::Cluster),
                 outside: self.list(outside),
             });
+            if passed_on {
+                plan.frontends.push(self.passed_on(key, kind, no_local));
+            }
         };
         let mut vip_flags = flags;
         if !self.ranges.is_empty() {
@@ -291,6 +309,13 @@ impl<'a> Side<'a> {
             add(wildcard, node_port, FrontendKind::NODE_PORT, flags);
         }
         plan.ranges.extend(self.source_keys());
+    }
+
+    /// The frontend for what another node passes on: it has seen to who may come, and it ends here.
+    fn passed_on(&self, key: FrontendKey, kind: FrontendKind, no_local: bool) -> FrontendPlan {
+        let local = self.list(TrafficPolicy::Local);
+        let drop = if no_local { FrontendFlags::DROP_OUTSIDE } else { FrontendFlags::default() };
+        FrontendPlan { key: key.passed_on(), kind, flags: drop, inside: local, outside: local }
     }
 
     /// The sources that may use load balancer addresses.

@@ -28,6 +28,8 @@ mod settings;
 mod tables;
 
 #[cfg(test)]
+mod dsr;
+#[cfg(test)]
 mod property;
 #[cfg(test)]
 mod tests;

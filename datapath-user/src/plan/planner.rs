@@ -14,7 +14,7 @@ use super::{
     routing::{KernelRoutes, Ways},
     service::{Numbers, ServiceState},
 };
-use crate::model::{Dirty, Family, Model, ObjectName};
+use crate::model::{Dirty, Family, Forwarding, Model, ObjectName};
 use datapath_common::{Address, Frontend, FrontendKey};
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -53,6 +53,8 @@ pub struct Planner {
     routing: Routing,
     kernel_routes: KernelRoutes,
     pod_network: Option<PodNetwork>,
+    /// Whether a Service has direct server return, or may have.
+    dsr: bool,
 }
 
 impl Planner {
@@ -65,6 +67,7 @@ impl Planner {
             detected: Vec::new(),
             masquerade_all: settings.masquerade_all,
             algorithm: settings.algorithm,
+            forwarding: settings.forwarding,
             proxy_name: settings.proxy_name.clone(),
         };
         Self {
@@ -83,13 +86,14 @@ impl Planner {
             routing: Routing::None,
             kernel_routes: KernelRoutes::new(),
             pod_network: None,
+            dsr: false,
         }
     }
 
     /// Takes in what has changed in the model.
     pub fn update(&mut self, model: &Model, dirty: &Dirty) -> Change {
         let mut change = Change::default();
-        if dirty.nodes || dirty.service_cidrs {
+        if dirty.nodes || dirty.service_cidrs || self.dsr != self.wants_dsr(model) {
             change = self.replan_node(model);
         }
         let mut owners: BTreeSet<Owner> = dirty.pods.iter().cloned().map(Owner::Pod).collect();
@@ -222,6 +226,11 @@ impl Planner {
         &self.kernel_routes
     }
 
+    /// Whether other nodes may pass packets on to this one, and the reverse.
+    pub fn has_dsr(&self) -> bool {
+        self.dsr
+    }
+
     /// What this node's pods are connected with, where that is up to us; `None` until it is known.
     pub fn pod_network(&self) -> Option<&PodNetwork> {
         self.pod_network.as_ref()
@@ -256,14 +265,20 @@ impl Planner {
             detected: self.detected.families().into_iter().collect(),
             masquerade_all: self.settings.masquerade_all,
             algorithm: self.settings.algorithm,
+            forwarding: self.settings.forwarding,
             proxy_name: self.settings.proxy_name.clone(),
         }
     }
 
+    fn wants_dsr(&self, model: &Model) -> bool {
+        self.settings.forwarding == Forwarding::Dsr || model.wants_dsr()
+    }
+
     fn replan_node(&mut self, model: &Model) -> Change {
+        self.dsr = self.wants_dsr(model);
         self.detected = self.settings.local.detect(&self.settings, model, &self.network);
         let Detected { ranges, devices } = &self.detected;
-        let ways = Ways::new(&self.settings, &self.network, model);
+        let ways = Ways::new(&self.settings, &self.network, model, self.dsr);
         self.routing = ways.routing();
         self.kernel_routes = ways.kernel_routes(model);
         self.pod_network = ways.pod_network();
@@ -339,7 +354,12 @@ impl Planner {
             }
         }
         for key in next_keys.iter().filter(|key| !keeps(**key)) {
-            if let Some(loser) = self.claims.add(*key, claim.clone())
+            let loser = self.claims.add(*key, claim.clone());
+            if key.origin == FrontendKey::PASSED_ON {
+                // The same has been said of the frontend that it stands beside.
+                continue;
+            }
+            if let Some(loser) = loser
                 && let Some(holder) = self.claims.holder(*key).cloned()
             {
                 self.note_conflict(*key, loser, holder);

@@ -5,8 +5,8 @@ use super::{
     tests::{endpoint, ip, name, own_node, port, service, slice, view},
 };
 use crate::model::{
-    Algorithm, Event, HostPort, Kind, Model, Pod, Protocol, Service, ServiceType, Slice,
-    TrafficPolicy,
+    Algorithm, Event, Forwarding, HostPort, Kind, Model, Pod, Protocol, Service, ServiceType,
+    Slice, TrafficPolicy,
 };
 use datapath_common::{FrontendFlags, SlotKey};
 use proptest::prelude::*;
@@ -32,6 +32,7 @@ fn any_service() -> impl Strategy<Value = Service> {
         service.created = created;
         // Seldom: tables are large.
         service.algorithm = (algorithm == 0).then_some(Algorithm::Maglev);
+        service.forwarding = (algorithm % 4 == 1).then_some(Forwarding::Dsr);
         service.ports[0].node_port = (node_port > 0).then(|| port(30000 + u16::from(node_port)));
         if balanced {
             service.load_balancer_vips = [ip("192.0.2.10"), ip("2001:db8::10")].into();

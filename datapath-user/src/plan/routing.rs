@@ -37,12 +37,19 @@ pub(super) struct Ways<'a> {
     routing: Routing,
     network: &'a Network,
     own: Option<&'a Node>,
+    /// Whether nodes pass packets on to each other.
+    dsr: bool,
 }
 
 impl<'a> Ways<'a> {
-    pub(super) fn new(settings: &Settings, network: &'a Network, model: &'a Model) -> Self {
+    pub(super) fn new(
+        settings: &Settings,
+        network: &'a Network,
+        model: &'a Model,
+        dsr: bool,
+    ) -> Self {
         let own = model.node(&settings.node);
-        let mut ways = Self { routing: settings.routing, network, own };
+        let mut ways = Self { routing: settings.routing, network, own, dsr };
         if settings.routing == Routing::Auto && settings.sole_network {
             let near = |address| ways.is_near(address);
             let share = model.nodes().flat_map(Node::addresses).all(near);
@@ -72,15 +79,21 @@ impl<'a> Ways<'a> {
         PodNetwork::new(&self.own?.pod_cidrs, uplink.mtu.saturating_sub(overhead))
     }
 
-    /// Routes to the pods of `node` and, where the routing is ours, to the node itself. More specific
-    /// ranges win by themselves; of two nodes with the same range the first has it.
+    /// Routes to the pods of `node` and, where the routing is ours or nodes pass packets on to each other,
+    /// to the node itself. More specific ranges win by themselves; of two nodes with the same range the
+    /// first has it.
     pub(super) fn add(&self, node: &Node, table: &mut RouteTable) {
         for range in &node.pod_cidrs {
             if let Some((way, uplink)) = self.to_pods(node, *range) {
                 add_range(table, *range, route(way, uplink));
+            } else if let Some((next_hop, uplink)) = self.by_kernel(node, *range)
+                && self.dsr
+            {
+                let found = route(Way::Straight(next_hop), uplink);
+                add_range(table, *range, Route { kind: RouteKind::FOREIGN, ..found });
             }
         }
-        if !self.routing.is_ours() {
+        if !self.routing.is_ours() && !self.dsr {
             return;
         }
         for address in node.addresses() {
@@ -95,12 +108,8 @@ impl<'a> Ways<'a> {
         match self.routing {
             Routing::None => None,
             Routing::Auto => {
-                let next_hop = node.address(family)?;
-                let by_kernel = |uplink: &&Uplink| {
-                    self.network.routes.contains(&(range.trunc(), next_hop, uplink.device))
-                };
-                let uplink = self.network.uplinks.iter().find(by_kernel)?;
-                Some((Way::Straight(next_hop), *uplink))
+                let (next_hop, uplink) = self.by_kernel(node, range)?;
+                Some((Way::Straight(next_hop), uplink))
             }
             Routing::Native => Some((Way::Straight(node.address(family)?), first?)),
             Routing::Ipip => Some((Way::Tunnel(self.far_end(node)?), first?)),
@@ -109,6 +118,14 @@ impl<'a> Ways<'a> {
                 None => Some((Way::Tunnel(self.far_end(node)?), first?)),
             },
         }
+    }
+
+    /// The way to pods of another node by which the kernel sends them straight to that node, if it does.
+    fn by_kernel(&self, node: &Node, range: IpNet) -> Option<(IpAddr, Uplink)> {
+        let next_hop = node.address(Family::of_net(range))?;
+        let routes = &self.network.routes;
+        let leads = |uplink: &&Uplink| routes.contains(&(range.trunc(), next_hop, uplink.device));
+        self.network.uplinks.iter().find(leads).map(|uplink| (next_hop, *uplink))
     }
 
     /// What the kernel should route itself, where the routing is ours: processes of this node have
@@ -153,10 +170,16 @@ impl<'a> Ways<'a> {
             .map(|(_, gateway, _)| *gateway)
     }
 
-    /// The entry of a node's own address.
+    /// The entry of a node's own address. What fits is of use only where packets are passed on.
     fn peer(&self, node: &Node, address: IpAddr) -> Route {
         let next_hop = self.far_end(node).map_or(Addr::from(address).wildcard(), Addr::from);
-        Route { next_hop, device: 0, mtu: 0, kind: RouteKind::PEER, pad: 0 }
+        let (device, mtu) = match self.network.uplinks.first() {
+            Some(uplink) if self.dsr => {
+                (uplink.device, uplink.mtu.saturating_sub(tunnel_overhead(next_hop)))
+            }
+            _ => (0, 0),
+        };
+        Route { next_hop, device, mtu, kind: RouteKind::PEER, pad: 0 }
     }
 
     /// Where a tunnel to `node` ends: IPv4 where both nodes have it, since its header is smaller.

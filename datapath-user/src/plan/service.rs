@@ -393,9 +393,9 @@ fn find(backends: &[(Target, u32)], (addr, port): Target) -> Option<u32> {
     Some(backends[index].1)
 }
 
-fn key_order(key: FrontendKey) -> ([u8; 16], u16, u8) {
+fn key_order(key: FrontendKey) -> ([u8; 16], u16, u8, u8) {
     let (addr, port) = order(key.addr, key.port);
-    (addr, port, key.protocol.0)
+    (addr, port, key.protocol.0, key.origin)
 }
 
 fn backend_value((addr, port): Target, protocol: Protocol, service: u32) -> Backend {

@@ -1,7 +1,7 @@
 //! What the operator decides.
 
 use super::{LocalDetector, NodePortAddresses};
-use crate::model::{Algorithm, ObjectName};
+use crate::model::{Algorithm, Forwarding, ObjectName};
 use ipnet::IpNet;
 use std::{net::IpAddr, str::FromStr};
 
@@ -96,6 +96,8 @@ pub struct Settings {
     pub masquerade_all: bool,
     /// How backends are chosen, unless a Service says otherwise.
     pub algorithm: Algorithm,
+    /// How what comes from outside reaches other nodes, unless a Service says otherwise.
+    pub forwarding: Forwarding,
     /// How pods of this node are told from other clients.
     pub local: LocalDetector,
     /// Counts as the node's primary address of its family, in place of that of its Node object.
@@ -122,6 +124,7 @@ impl Settings {
             proxy_name: None,
             masquerade_all: false,
             algorithm: Algorithm::default(),
+            forwarding: Forwarding::default(),
             local: LocalDetector::default(),
             primary: None,
             routing: Routing::default(),

@@ -121,8 +121,9 @@ fn seen(tables: &Tables, frontend: &Frontend) -> Seen {
 /// Reads tables; panics where something points to nothing.
 pub(super) fn view(tables: &Tables) -> View {
     let frontends = tables.frontends.iter().map(|(key, frontend)| {
-        let FrontendKey { addr, port, protocol, pad: _ } = key;
-        (format!("{addr} {port:?}/{protocol:?}"), seen(tables, frontend))
+        let FrontendKey { addr, port, protocol, origin } = key;
+        let origin = if *origin == FrontendKey::PASSED_ON { " passed on" } else { "" };
+        (format!("{addr} {port:?}/{protocol:?}{origin}"), seen(tables, frontend))
     });
     View {
         frontends: frontends.collect(),

@@ -21,6 +21,8 @@ pub(super) struct FlowRow {
     /// The source that the backend sees, if it is not the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     masquerade: Option<String>,
+    /// Whether it is passed on as it is to the backend's node, which answers the client directly.
+    dsr: bool,
     service: String,
     state: &'static str,
     packets: u64,
@@ -84,6 +86,7 @@ fn row(
     let last_seen = flow.last_seen.max(reply.map_or(0, |reply| reply.last_seen));
     let idle = now.saturating_sub(last_seen) / 1_000_000_000;
     let timeout = u64::from(timeouts.of(tuple.protocol, flow.flags, reply_flags));
+    let dsr = flow.flags.has(FlowFlags::DSR);
     let translated = flow.to.src != tuple.src || flow.to.ports.src != tuple.ports.src;
     FlowRow {
         protocol: format!("{:?}", tuple.protocol),
@@ -91,6 +94,7 @@ fn row(
         frontend: endpoint(tuple.dst, tuple.ports.dst),
         backend: endpoint(flow.to.dst, flow.to.ports.dst),
         masquerade: translated.then(|| endpoint(flow.to.src, flow.to.ports.src)),
+        dsr,
         service,
         state: state(tuple.protocol, flow.flags, reply_flags),
         packets: flow.packets,
@@ -105,6 +109,7 @@ fn row(
 /// The state in which [`Timeouts::of`] sees the flow.
 fn state(protocol: Protocol, one: FlowFlags, other: FlowFlags) -> &'static str {
     let any = one.with(other);
+    let other = if one.has_any(FlowFlags::SINGLE) { one } else { other };
     let both = FlowFlags(one.0 & other.0);
     match protocol {
         Protocol::TCP if any.has(FlowFlags::RST) => "reset",
@@ -112,6 +117,7 @@ fn state(protocol: Protocol, one: FlowFlags, other: FlowFlags) -> &'static str {
         Protocol::TCP if any.has(FlowFlags::FIN) => "half-closed",
         Protocol::TCP if both.has(FlowFlags::ACKED) => "established",
         Protocol::TCP => "opening",
+        _ if one.has_any(FlowFlags::SINGLE) => "passed-on",
         _ if both.has(FlowFlags::SEEN) => "answered",
         _ => "unanswered",
     }
@@ -137,7 +143,7 @@ pub(super) fn render(rows: &[FlowRow]) -> String {
             row.client.clone(),
             row.frontend.clone(),
             row.backend.clone(),
-            row.masquerade.clone().unwrap_or_else(|| "-".to_owned()),
+            row.masquerade.as_deref().unwrap_or(if row.dsr { "dsr" } else { "-" }).to_owned(),
             row.service.clone(),
             row.state.to_owned(),
             row.packets.to_string(),
@@ -152,20 +158,24 @@ pub(super) fn render(rows: &[FlowRow]) -> String {
 mod tests {
     use super::*;
     use bytemuck::Zeroable;
-    use datapath_common::{Be16, Ports};
+    use datapath_common::{Addr, Be16, Ports};
     use std::net::Ipv4Addr;
+
+    fn ip(last: u8) -> Addr {
+        Ipv4Addr::new(10, 0, 0, last).into()
+    }
+
+    fn ports(src: u16, dst: u16) -> Ports {
+        Ports { src: Be16::new(src), dst: Be16::new(dst) }
+    }
+
+    fn dialled(protocol: Protocol) -> Tuple {
+        Tuple { src: ip(1), dst: ip(2), ports: ports(4000, 80), protocol, ..Tuple::default() }
+    }
 
     #[test]
     fn both_halves_make_one_line() {
-        let ip = |last| Ipv4Addr::new(10, 0, 0, last).into();
-        let ports = |src, dst| Ports { src: Be16::new(src), dst: Be16::new(dst) };
-        let key = Tuple {
-            src: ip(1),
-            dst: ip(2),
-            ports: ports(4000, 80),
-            protocol: Protocol::TCP,
-            ..Tuple::default()
-        };
+        let key = dialled(Protocol::TCP);
         let to = Tuple { src: ip(9), dst: ip(3), ports: ports(61_000, 8080), ..key };
         let open = FlowFlags::SEEN.with(FlowFlags::ACKED);
         let flags = open.with(FlowFlags::FORWARD);
@@ -194,5 +204,32 @@ mod tests {
         assert_eq!(shown(&FlowFilter { address, ..FlowFilter::default() }).len(), 1);
         let address = Some("10.0.0.4".parse().expect("an address"));
         assert_eq!(shown(&FlowFilter { address, ..FlowFilter::default() }).len(), 0);
+    }
+
+    /// Nothing is seen of the answers: what the client sends says how the flow is.
+    #[test]
+    fn what_is_passed_on_says_so() {
+        let flags = FlowFlags::FORWARD.with(FlowFlags::DSR).with(FlowFlags::SEEN);
+        for (protocol, more, state, expires) in [
+            (Protocol::TCP, FlowFlags::default(), "opening", 120),
+            (Protocol::TCP, FlowFlags::ACKED, "established", 86_400),
+            (Protocol::TCP, FlowFlags::ACKED.with(FlowFlags::FIN), "closed", 120),
+            (Protocol::TCP, FlowFlags::RST, "reset", 10),
+            (Protocol::UDP, FlowFlags::default(), "passed-on", 120),
+        ] {
+            let key = dialled(protocol);
+            let to = Tuple { dst: ip(3), ports: ports(4000, 8080), ..key };
+            let flow = Flow { to, flags: flags.with(more), packets: 5, ..Flow::zeroed() };
+            let flows = HashMap::from([(key, flow)]);
+            let filter = FlowFilter::default();
+            let rows = build(&flows, &HashMap::new(), &Timeouts::DEFAULT, 0, &filter);
+            let row = rows.first().expect("one line");
+            assert_eq!((row.state, row.expires_seconds), (state, expires), "{protocol:?}");
+            assert_eq!((row.dsr, row.masquerade.as_deref(), row.reply_packets), (true, None, 0));
+            let text = render(&rows);
+            assert!(text.contains("  10.0.0.3:8080  dsr  "), "{text}");
+            let json = serde_json::to_value(&rows).expect("JSON");
+            assert_eq!(json[0]["dsr"], true);
+        }
     }
 }

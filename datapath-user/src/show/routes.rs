@@ -137,6 +137,7 @@ fn kind(kind: RouteKind) -> &'static str {
         RouteKind::SERVICE => "service",
         RouteKind::TUNNEL => "tunnel",
         RouteKind::PEER => "node",
+        RouteKind::FOREIGN => "foreign",
         _ => "unknown",
     }
 }

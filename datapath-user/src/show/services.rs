@@ -3,7 +3,7 @@
 use super::table::{endpoint, list, seconds, table};
 use crate::{
     datapath::{Error, Reader},
-    model::Algorithm,
+    model::{Algorithm, Forwarding},
     plan::Tables,
 };
 use datapath_common::{
@@ -28,6 +28,8 @@ pub(super) struct ServicePort {
     session_affinity: u32,
     /// How the backends of packets are chosen.
     algorithm: &'static str,
+    /// How what comes from outside reaches backends on other nodes.
+    forwarding: &'static str,
     frontends: Vec<FrontendRow>,
     backends: Vec<BackendRow>,
     flows: u64,
@@ -41,6 +43,8 @@ struct FrontendRow {
     #[serde(rename = "type")]
     kind: &'static str,
     address: String,
+    /// Whether it is for what other nodes pass on.
+    passed_on: bool,
     /// Clients whose source address is replaced.
     masquerade: Vec<&'static str>,
     source_ranges: bool,
@@ -123,12 +127,13 @@ fn port(
 ) -> ServicePort {
     let (kind, namespace, name, port_name, protocol) = parse_label(service);
     frontends.sort_by_key(|(key, frontend)| {
-        (frontend.kind.0, !key.addr.is_v4(), key.addr.ip(), key.port.host())
+        (frontend.kind.0, !key.addr.is_v4(), key.addr.ip(), key.port.host(), key.origin)
     });
     backends.sort_unstable();
     let mut types: Vec<_> = frontends.iter().map(|(_, frontend)| frontend.kind.name()).collect();
     types.dedup();
     let maglev = frontends.iter().any(|(_, frontend)| frontend.flags.has(FrontendFlags::MAGLEV));
+    let dsr = frontends.iter().any(|(_, frontend)| frontend.flags.has(FrontendFlags::DSR));
     let session_affinity = frontends.iter().map(|(_, frontend)| frontend.affinity).max();
     let frontends: Vec<_> =
         frontends.into_iter().map(|(key, frontend)| frontend_row(key, frontend, tables)).collect();
@@ -155,6 +160,7 @@ fn port(
         types,
         session_affinity: session_affinity.unwrap_or_default(),
         algorithm: if maglev { Algorithm::Maglev } else { Algorithm::Random }.name(),
+        forwarding: if dsr { Forwarding::Dsr } else { Forwarding::Snat }.name(),
         backends: backends.collect(),
         frontends,
         flows: stats.flows,
@@ -179,6 +185,7 @@ fn frontend_row(key: &FrontendKey, frontend: &Frontend, tables: &Tables) -> Fron
     FrontendRow {
         kind: frontend.kind.name(),
         address: endpoint(key.addr, key.port),
+        passed_on: key.origin == FrontendKey::PASSED_ON,
         masquerade: masquerade
             .into_iter()
             .filter_map(|(flag, name)| frontend.flags.has(flag).then_some(name))
@@ -212,7 +219,8 @@ pub(super) fn label(service: &Service) -> String {
 /// One line per port.
 pub(super) fn render(ports: &[ServicePort]) -> String {
     let row = |port: &ServicePort| {
-        let addresses: Vec<_> = port.frontends.iter().map(|row| row.address.clone()).collect();
+        let direct = port.frontends.iter().filter(|row| !row.passed_on);
+        let addresses: Vec<_> = direct.map(|row| row.address.clone()).collect();
         let draining = port.backends.iter().filter(|row| row.state == "draining").count();
         let active = port.backends.len() - draining;
         let backends =
@@ -250,7 +258,17 @@ pub(super) fn render_details(ports: &[ServicePort]) -> String {
 
 fn details(port: &ServicePort) -> String {
     let ServicePort {
-        id, kind, namespace, name, protocol, algorithm, flows, sockets, refused, ..
+        id,
+        kind,
+        namespace,
+        name,
+        protocol,
+        algorithm,
+        forwarding,
+        flows,
+        sockets,
+        refused,
+        ..
     } = port;
     let port_name = match port.port_name.as_str() {
         "" => String::new(),
@@ -269,7 +287,7 @@ fn details(port: &ServicePort) -> String {
         let masquerade: Vec<_> = row.masquerade.iter().map(ToString::to_string).collect();
         [
             row.kind.to_owned(),
-            row.address.clone(),
+            row.address.clone() + if row.passed_on { " passed on" } else { "" },
             choice(&row.inside),
             choice(&row.outside),
             list(&masquerade, 3),
@@ -285,6 +303,7 @@ fn details(port: &ServicePort) -> String {
         "{kind:<8}  {namespace}/{name}{port_name} {protocol} (id {id})\n\
          Affinity  {affinity}\n\
          Choice    {algorithm}\n\
+         Outside   {forwarding}\n\
          Traffic   {flows} flows at tc, {sockets} sockets, {refused} refused\n\n\
          {frontends}\n{backends}"
     )
@@ -359,5 +378,32 @@ mod tests {
         assert_eq!(json[0]["frontends"][0]["outside"]["otherwise"], "drop");
         assert_eq!(json[0]["portName"], "http");
         assert_eq!(json[0]["algorithm"], "random");
+        assert_eq!(json[0]["forwarding"], "snat");
+    }
+
+    #[test]
+    fn direct_server_return_is_shown_with_what_other_nodes_pass_on() {
+        let mut tables = tables();
+        let (key, frontend) = tables.frontends.iter_mut().next().expect("a frontend");
+        frontend.flags = frontend.flags.with(FrontendFlags::DSR);
+        let (key, here) = (key.passed_on(), BackendList { id: 1, count: 1 });
+        let flags = FrontendFlags::default();
+        let passed_on = Frontend { inside: here, outside: here, flags, ..*frontend };
+        tables.frontends.insert(key, passed_on);
+        let ports = build(&tables, &HashMap::new());
+        // In the overview it is one frontend.
+        assert!(render(&ports).contains("  *:30080    "), "{}", render(&ports));
+        let text = render_details(&ports);
+        for line in [
+            "Outside   dsr\n",
+            "NodePort  *:30080            1 backend  drop       host        -",
+            "NodePort  *:30080 passed on  1 backend  1 backend  -           -",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        let json = serde_json::to_value(&ports).expect("JSON");
+        assert_eq!(json[0]["forwarding"], "dsr");
+        assert_eq!(json[0]["frontends"][0]["passedOn"], false);
+        assert_eq!(json[0]["frontends"][1]["passedOn"], true);
     }
 }

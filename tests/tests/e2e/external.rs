@@ -27,6 +27,9 @@ pub(crate) fn run(suite: &mut Cases<'_>, world: &World) {
     suite.case("nodeport::cluster_policy", || node_port(world));
     suite.case("nodeport::local_policy", || node_port_local(world));
     suite.case("nodeport::without_endpoints_is_rejected", || node_port_empty(world));
+    if world.kind.is_datapath() {
+        suite.case("nodeport::direct_server_return", || direct(world));
+    }
     suite.case("external_ip::from_pod_node_and_outside", || external_ip(world));
     suite.case("load_balancer::vip_and_source_ranges", || load_balancer(world));
     suite.case("internal_policy::local", || internal_local(world));
@@ -124,6 +127,58 @@ fn node_port_local(world: &World) -> Result<()> {
         ensure!(seen.ip() == own, "the backend sees {seen}, not {own}");
         expect_silence(&space, &way.ask(service.on_node(world.home.name, family, way)?, "hostname"))
     })
+}
+
+/// A backend on another node sees the client and answers it directly, where the Service wants that; others
+/// reach it all the same. The client's node knows of no answer.
+fn direct(world: &World) -> Result<()> {
+    let dsr = json!({"metadata": {"annotations": {"datapath/forwarding": "dsr"}}});
+    let mut service = Temporary::new(world, "direct", "other", &json!({"type": "NodePort"}))?;
+    service.patch(&dsr)?;
+    let space = world.space(OUTSIDE)?;
+    let seen_by = |service: &Temporary<'_>, node, family, way: Way| {
+        let to = service.on_node(node, family, way)?;
+        let seen: SocketAddr = answer(&space, &way.ask(to, "clientip"))?.parse()?;
+        let own = world.lab.topology().outside.get(family);
+        ensure!(seen.ip() == own, "the backend sees {seen}, not {own}, by way of {node}");
+        Ok(())
+    };
+    everywhere(|family, way| {
+        for node in world.lab.nodes() {
+            seen_by(&service, node.spec.name, family, way)?;
+        }
+        for client in [CLIENT, world.home.name] {
+            let to = service.on_node(world.home.name, family, way)?;
+            expect_answer(&*world.space(client)?, &way.ask(to, "hostname"), "other")?;
+        }
+        Ok(())
+    })?;
+    let home = world.lab.node(world.home.name)?;
+    let flows = lab::proxy::datapath(home, &["flow", "list", "--limit", "0", "-o", "json"])?;
+    let flows: Vec<Value> = serde_json::from_slice(&{ flows }.output()?.stdout)?;
+    for outside in world.lab.topology().outside.both() {
+        let of_client = |flow: &&Value| {
+            let client = flow["client"].as_str().and_then(|client| client.parse().ok());
+            client.is_some_and(|client: SocketAddr| client.ip() == outside)
+        };
+        let passed_on: Vec<_> =
+            flows.iter().filter(|flow| flow["dsr"] == true).filter(of_client).collect();
+        ensure!(!passed_on.is_empty(), "no flow of {outside} is passed on: {flows:?}");
+        ensure!(passed_on.iter().all(|flow| flow["replyPackets"] == 0), "{passed_on:?}");
+    }
+    // The client learns that segments must be smaller to be wrapped.
+    for family in Family::ALL {
+        let to = service.on_node(world.home.name, family, Way::TCP)?;
+        let path = format!("length/{}", "u".repeat(200_000));
+        let length = eventually(PATIENCE, || answer(&space, &Way::TCP.ask(to, &path)))
+            .with_context(|| format!("{family} upload"))?;
+        ensure!(length == (path.len() + 1).to_string(), "{family}: {length} bytes arrived");
+    }
+    // A backend that is a node itself.
+    let spec = json!({"type": "NodePort", "ports": web_ports(9081)});
+    let mut on_host = Temporary::new(world, "direct-host", "hostnet-other", &spec)?;
+    on_host.patch(&dsr)?;
+    everywhere(|family, way| seen_by(&on_host, world.home.name, family, way))
 }
 
 fn node_port_empty(world: &World) -> Result<()> {

@@ -9,6 +9,7 @@ mod budget;
 mod choice;
 mod clash;
 mod detector;
+mod dsr;
 mod evasion;
 mod flows;
 mod forwarding;

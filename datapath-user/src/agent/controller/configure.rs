@@ -44,7 +44,7 @@ impl<K: Kernel> Controller<K> {
         let addresses = &self.planner.settings().node_port_addresses;
         let switches = [
             (ConfigFlags::NATIVE_ROUTING, self.planner.carries_pods()),
-            (ConfigFlags::TUNNELS, self.planner.routing().has_tunnels()),
+            (ConfigFlags::TUNNELS, self.planner.routing().has_tunnels() || self.planner.has_dsr()),
             (ConfigFlags::MASQUERADE_OUTSIDE, self.planner.settings().masquerades()),
             (ConfigFlags::LOCAL_DETECTOR, self.planner.detects_pods()),
             (ConfigFlags::LOCAL_BY_DEVICE, self.planner.detects_by_device()),

@@ -1,7 +1,7 @@
 //! What objects become, field by field.
 
 use super::*;
-use crate::model::Algorithm;
+use crate::model::{Algorithm, Forwarding};
 use serde_json::json;
 
 fn read_service(spec: &serde_json::Value) -> Service {
@@ -73,6 +73,22 @@ fn the_annotation_of_the_algorithm_is_read() {
         }, "spec": {}});
         let read = service(&serde_json::from_value(object).expect("a Service"));
         assert_eq!(read.algorithm, algorithm, "{text}");
+    }
+}
+
+#[test]
+fn the_annotation_of_the_forwarding_is_read() {
+    for (text, forwarding) in [
+        ("snat", Some(Forwarding::Snat)),
+        ("dsr", Some(Forwarding::Dsr)),
+        ("DSR", None),
+        ("", None),
+    ] {
+        let object = json!({"metadata": {
+            "namespace": "ns", "name": "a", "annotations": {"datapath/forwarding": text},
+        }, "spec": {}});
+        let read = service(&serde_json::from_value(object).expect("a Service"));
+        assert_eq!(read.forwarding, forwarding, "{text}");
     }
 }
 
