@@ -3,6 +3,8 @@
 use crate::{
     load::order::{Answer, DRAIN, Order, PORT, Report, SINK, Work},
     machine,
+    process::Load,
+    round::Side,
     scale::NOWHERE,
 };
 use anyhow::{Context as _, Result, bail};
@@ -18,10 +20,8 @@ use serde::{Serialize, Serializer};
 use serde_json::json;
 use std::{
     env,
-    io::{BufRead as _, BufReader, Write as _},
     net::{IpAddr, SocketAddr},
-    process::{Child, ChildStdin, ChildStdout, Stdio},
-    sync::Arc,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -171,31 +171,14 @@ impl Cluster {
         machine::keep_all_off(&host::lab_cgroup(lab.id())?, cpu)?;
         let servers =
             [destination(&lab, variant, "near", cpu)?, destination(&lab, variant, "far", cpu)?];
-        let pod = Load::start(&lab.pod("client")?.space, cpu)?;
-        let outside = Load::start(&lab.space(OUTSIDE)?, cpu)?;
+        let pod = Load::start(load(&lab.pod("client")?.space)?, cpu)?;
+        let outside = Load::start(load(&*lab.space(OUTSIDE)?)?, cpu)?;
         let mut cluster = Self { variant, lab, last: NOWHERE, pod, outside, servers };
         for server in [Server::Near, Server::Far] {
             let to = cluster.address(Way::ClusterIp, server, PORT)?;
             cluster.wait(to, true)?;
         }
         Ok(cluster)
-    }
-
-    /// The address for a way to a server. None where the variant has no such way.
-    pub fn address(&self, way: Way, server: Server, port: u16) -> Result<SocketAddr> {
-        let server = &self.servers[server as usize];
-        let pod = SocketAddr::new(server.pod, port);
-        Ok(match (way, &server.service) {
-            (Way::Pod, _) | (Way::ClusterIp, None) => pod,
-            (Way::Last, _) => self.last,
-            (Way::ClusterIp, Some(service)) => service.at(Family::V4, port)?,
-            (Way::NodePort, Some(service)) => {
-                let index = PORTS.iter().position(|(_, number, _)| *number == port);
-                let port = service.node_port(index.context("no such port")?)?;
-                SocketAddr::new(HOME.address().v4.into(), port)
-            }
-            (Way::NodePort, None) => bail!("{} has no node ports", self.variant.name()),
-        })
     }
 
     /// The node of the client.
@@ -206,18 +189,6 @@ impl Cluster {
     /// The address of a server's pod.
     pub fn pod_address(&self, server: Server) -> IpAddr {
         self.servers[server as usize].pod
-    }
-
-    /// Sends, and returns what came of it.
-    pub fn work(&mut self, client: Client, work: Work) -> Result<Report> {
-        let load = match client {
-            Client::Pod => &mut self.pod,
-            Client::Outside => &mut self.outside,
-        };
-        match load.order(&Order::Work(work))? {
-            Answer::Report(report) => Ok(report),
-            other => bail!("{}: unexpected answer {other:?}", self.variant.name()),
-        }
     }
 
     /// Waits until a pod can connect, or until it cannot.
@@ -246,13 +217,42 @@ impl Cluster {
     }
 }
 
+impl Side for Cluster {
+    fn variant(&self) -> Variant {
+        self.variant
+    }
+
+    fn address(&self, way: Way, server: Server, port: u16) -> Result<SocketAddr> {
+        let server = &self.servers[server as usize];
+        let pod = SocketAddr::new(server.pod, port);
+        Ok(match (way, &server.service) {
+            (Way::Pod, _) | (Way::ClusterIp, None) => pod,
+            (Way::Last, _) => self.last,
+            (Way::ClusterIp, Some(service)) => service.at(Family::V4, port)?,
+            (Way::NodePort, Some(service)) => {
+                let index = PORTS.iter().position(|(_, number, _)| *number == port);
+                let port = service.node_port(index.context("no such port")?)?;
+                SocketAddr::new(HOME.address().v4.into(), port)
+            }
+            (Way::NodePort, None) => bail!("{} has no node ports", self.variant.name()),
+        })
+    }
+
+    fn work(&mut self, client: Client, work: Work) -> Result<Report> {
+        let load = match client {
+            Client::Pod => &mut self.pod,
+            Client::Outside => &mut self.outside,
+        };
+        match load.order(&Order::Work(work))? {
+            Answer::Report(report) => Ok(report),
+            other => bail!("{}: unexpected answer {other:?}", self.variant.name()),
+        }
+    }
+}
+
 fn destination(lab: &Lab, variant: Variant, name: &str, cpu: usize) -> Result<Destination> {
     let pod = lab.pod(name)?;
-    let mut load = Load::start(&pod.space, cpu)?;
-    match load.order(&Order::Serve)? {
-        Answer::Done => {}
-        other => bail!("{name} does not serve: {other:?}"),
-    }
+    let load = Load::serve(load(&pod.space)?, cpu).context(name.to_owned())?;
     let service = variant.proxy().map(|_| lab.create_service(name, &spec(name))).transpose()?;
     Ok(Destination { pod: pod.address.get(Family::V4), service, _load: load })
 }
@@ -264,54 +264,7 @@ fn spec(app: &str) -> serde_json::Value {
     json!({"type": "NodePort", "selector": {"app": app}, "ports": ports})
 }
 
-/// A process of the load.
-#[derive(Debug)]
-struct Load {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Load {
-    fn start(space: &Arc<Space>, cpu: usize) -> Result<Self> {
-        let program = env::current_exe()?.with_file_name("bench-load");
-        let mut child = space
-            .command(program)?
-            .arg("--cpu")
-            .arg(cpu.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("start the load")?;
-        let input = child.stdin.take().context("no standard input")?;
-        let output = BufReader::new(child.stdout.take().context("no standard output")?);
-        Ok(Self { child, input, output })
-    }
-
-    fn order(&mut self, order: &Order) -> Result<Answer> {
-        self.send(order)?;
-        self.receive().with_context(|| format!("{order:?}"))
-    }
-
-    fn send(&mut self, order: &Order) -> Result<()> {
-        let mut line = serde_json::to_vec(order)?;
-        line.push(b'\n');
-        self.input.write_all(&line).context("the load is gone")
-    }
-
-    fn receive(&mut self) -> Result<Answer> {
-        let mut answer = String::new();
-        self.output.read_line(&mut answer)?;
-        match serde_json::from_str(&answer).context("the load has ended")? {
-            Answer::Failed(why) => bail!(why),
-            answer => Ok(answer),
-        }
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
+/// The command that runs the load in a namespace.
+fn load(space: &Space) -> Result<Command> {
+    space.command(env::current_exe()?.with_file_name("bench-load"))
 }

@@ -1,13 +1,26 @@
 //! Going round: each variant in turn, again and again.
 
 use crate::{
-    cluster::{Cluster, Variant},
-    load::order::Report,
+    cluster::{Client, Server, Variant, Way},
+    load::order::{Report, Work},
     measure::{Measure, Unit},
     stats::Estimate,
 };
 use anyhow::{Context as _, Result, ensure};
 use hdrhistogram::Histogram;
+use std::net::SocketAddr;
+
+/// One side of a comparison: servers and a way to them.
+pub trait Side {
+    /// What it is.
+    fn variant(&self) -> Variant;
+
+    /// The address for a way to a server. An error where the side has no such way.
+    fn address(&self, way: Way, server: Server, port: u16) -> Result<SocketAddr>;
+
+    /// Sends, and returns what came of it.
+    fn work(&mut self, client: Client, work: Work) -> Result<Report>;
+}
 
 /// How often and how long.
 #[derive(Clone, Copy, Debug)]
@@ -63,45 +76,45 @@ pub enum Figure {
 /// packet does with so short a turn.
 const AGAIN: u64 = 3;
 
-/// Measures all clusters that the measure applies to, in turn. Every other round goes backwards, so
+/// Measures all sides that the measure applies to, in turn. Every other round goes backwards, so
 /// that nobody always comes after the same one.
 pub fn go(
     measure: Measure,
-    clusters: &mut [Cluster],
+    sides: &mut [impl Side],
     plan: Plan,
     turn: impl Fn(),
 ) -> Result<Finding> {
     let mut taking: Vec<_> =
-        clusters.iter_mut().filter(|cluster| measure.applies_to(cluster.variant)).collect();
-    let mut series: Vec<_> = taking.iter().map(|cluster| Series::new(cluster.variant)).collect();
+        sides.iter_mut().filter(|side| measure.applies_to(side.variant())).collect();
+    let mut series: Vec<_> = taking.iter().map(|side| Series::new(side.variant())).collect();
     for round in 0..plan.rounds {
         let mut order: Vec<_> = (0..taking.len()).collect();
         if round % 2 == 1 {
             order.reverse();
         }
         for index in order {
-            let (cluster, series) = (&mut taking[index], &mut series[index]);
+            let (side, series) = (&mut *taking[index], &mut series[index]);
             let left = AGAIN.saturating_sub(series.again);
-            series.again += take_turn(measure, cluster, series, plan.millis, left)
-                .with_context(|| format!("{}, {}", measure.title, cluster.variant.name()))?;
+            series.again += take_turn(measure, side, series, plan.millis, left)
+                .with_context(|| format!("{}, {}", measure.title, side.variant().name()))?;
             turn();
         }
     }
     Ok(Finding { measure, series })
 }
 
-/// One turn of a variant, up to `left` times again. Returns how often it was.
+/// One turn of a side, up to `left` times again. Returns how often it was.
 fn take_turn(
     measure: Measure,
-    cluster: &mut Cluster,
+    side: &mut impl Side,
     series: &mut Series,
     millis: u64,
     left: u64,
 ) -> Result<u64> {
-    let to = cluster.address(measure.way, measure.server, measure.port())?;
+    let to = side.address(measure.way, measure.server, measure.port())?;
     let mut again = 0;
     loop {
-        let report = cluster.work(measure.client, measure.work(to, millis));
+        let report = side.work(measure.client, measure.work(to, millis));
         match report.and_then(|report| series.add(measure.unit(), &report)) {
             Ok(()) => return Ok(again),
             Err(_) if again < left => again += 1,

@@ -1,12 +1,13 @@
 //! A run from beginning to end.
 
 use crate::{
-    cluster::{Cluster, Variant},
+    cluster::{Client, Cluster, Variant, Way},
+    existing::Existing,
     machine::{self, Machine},
-    measure::MEASURES,
+    measure::{MEASURES, Measure},
     programming::{self, Heavy, Programming},
     report,
-    round::{self, Finding, Plan},
+    round::{self, Finding, Plan, Side},
     scale::{self, Point},
 };
 use anyhow::{Context as _, Result, bail, ensure};
@@ -26,6 +27,8 @@ pub struct Options {
     pub output: PathBuf,
     /// A folder for its page and plots alone.
     pub docs: Option<PathBuf>,
+    /// The description of a cluster that is there; the lab's, if none.
+    pub cluster: Option<PathBuf>,
 }
 
 /// How long each part of a run is.
@@ -72,6 +75,8 @@ impl Settings {
 pub struct Run {
     /// Where.
     pub machine: Machine,
+    /// Whether the clusters were made for it, and nothing else was on the CPU that was measured on.
+    pub in_lab: bool,
     /// How.
     pub settings: Settings,
     /// What each measure found.
@@ -86,33 +91,33 @@ pub struct Run {
 
 /// Runs the benchmark and writes its report.
 pub fn run(options: &Options) -> Result<()> {
+    let start = Instant::now();
+    let run = match &options.cluster {
+        None => run_in_lab(options)?,
+        Some(path) => run_on(Existing::read(path)?, options)?,
+    };
+    report::write(&run, &options.output, options.docs.as_deref())?;
+    say(&format!("{} s in all", start.elapsed().as_secs()));
+    Ok(())
+}
+
+/// Everything, in clusters of the lab.
+fn run_in_lab(options: &Options) -> Result<Run> {
     if let Some(reason) = lab::host::missing() {
         bail!(reason);
     }
-    let start = Instant::now();
     let machine = Machine::look()?;
     let mut settings = if options.quick { Settings::quick() } else { Settings::full() };
     let with_scale = options.only.is_empty() || !options.services.is_empty();
     if !options.services.is_empty() {
         settings.services.clone_from(&options.services);
     }
-    let measures: Vec<_> = MEASURES
-        .iter()
-        .filter(|measure| {
-            options.only.is_empty() || options.only.iter().any(|part| measure.id.contains(part))
-        })
-        .copied()
-        .collect();
-    ensure!(!measures.is_empty(), "no measure has such a name");
+    let measures = options.measures(|_| true)?;
     say(&format!("{} clusters start side by side", Variant::ALL.len()));
     let mut clusters = start_all(machine.measured_cpu)?;
     let turns = settings.plan.rounds * measures.len() * clusters.len();
     let progress = Progress::new(turns as u64);
-    let mut findings = Vec::new();
-    for measure in measures {
-        progress.stage(measure.title);
-        findings.push(round::go(measure, &mut clusters, settings.plan, || progress.turn())?);
-    }
+    let findings = progress.go(&measures, &mut clusters, settings.plan)?;
     let (mut points, mut programming, mut heavy) = (Vec::new(), Vec::new(), Vec::new());
     if with_scale {
         clusters.retain(|cluster| cluster.variant.has_api());
@@ -131,10 +136,34 @@ pub fn run(options: &Options) -> Result<()> {
         }
     }
     progress.end();
-    let run = Run { machine, settings, findings, points, programming, heavy };
-    report::write(&run, &options.output, options.docs.as_deref())?;
-    say(&format!("{} s in all", start.elapsed().as_secs()));
-    Ok(())
+    Ok(Run { machine, in_lab: true, settings, findings, points, programming, heavy })
+}
+
+/// What can be measured from a pod, in a cluster that is there.
+fn run_on(cluster: Existing, options: &Options) -> Result<Run> {
+    let machine = Machine::look()?;
+    let settings = if options.quick { Settings::quick() } else { Settings::full() };
+    let measures = options
+        .measures(|measure| measure.client == Client::Pod && measure.way == Way::ClusterIp)?;
+    let mut ways = cluster.start(machine.measured_cpu)?;
+    let turns = settings.plan.rounds * measures.len() * ways.len();
+    let progress = Progress::new(turns as u64);
+    let findings = progress.go(&measures, &mut ways, settings.plan)?;
+    progress.end();
+    let (points, programming, heavy) = (Vec::new(), Vec::new(), Vec::new());
+    Ok(Run { machine, in_lab: false, settings, findings, points, programming, heavy })
+}
+
+impl Options {
+    /// The measures that there can be and that are asked for.
+    fn measures(&self, can_be: impl Fn(&Measure) -> bool) -> Result<Vec<Measure>> {
+        let only = &self.only;
+        let asked = |id: &str| only.is_empty() || only.iter().any(|part| id.contains(part));
+        let measures = MEASURES.iter().filter(|measure| can_be(measure) && asked(measure.id));
+        let measures: Vec<_> = measures.copied().collect();
+        ensure!(!measures.is_empty(), "no measure has such a name");
+        Ok(measures)
+    }
 }
 
 /// One cluster for each variant.
@@ -165,6 +194,20 @@ impl Progress {
             ProgressBar::new(turns)
                 .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         }))
+    }
+
+    /// Measures one thing after the other.
+    fn go(
+        &self,
+        measures: &[Measure],
+        sides: &mut [impl Side],
+        plan: Plan,
+    ) -> Result<Vec<Finding>> {
+        let one = |measure: &Measure| {
+            self.stage(measure.title);
+            round::go(*measure, sides, plan, || self.turn())
+        };
+        measures.iter().map(one).collect()
     }
 
     fn stage(&self, text: &str) {

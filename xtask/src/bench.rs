@@ -1,20 +1,22 @@
 //! `cargo xtask bench`: the benchmark. The program itself is `bench` of the package `datapath-bench`.
 
-use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 
+use crate::kind::{self, bench::Bench};
 use crate::setup::{self, Need};
-use crate::{build, paths};
+use crate::{build, paths, process};
 
 /// Where the clusters run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum On {
     /// Network namespaces of this machine.
     Lab,
+    /// A kind cluster that is there, with the proxy it has: Services against the addresses of pods.
+    Kind,
 }
 
 /// How to run.
@@ -38,20 +40,24 @@ pub(crate) struct Options {
     /// Write docs/benchmarks.md and docs/plots anew
     #[arg(long)]
     write: bool,
+    #[command(flatten)]
+    kind: kind::Options,
 }
 
-/// Becomes the benchmark, with the product in its release profile.
+/// Runs the benchmark, with the product in its release profile.
 ///
 /// # Errors
 ///
-/// When set-up or a build fails.
-pub(crate) fn become_bench(options: &Options) -> Result<()> {
-    let Options { on: On::Lab, quick, only, services, output, write } = options;
+/// When set-up, a build or the benchmark fails.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let Options { on, quick, only, services, output, write, kind } = options;
+    ensure!(
+        *on == On::Lab || !*write,
+        "--write is for the lab: other machines have no such cluster"
+    );
     setup::ensure(Need::Lab)?;
     build::for_tests()?;
-    let product = build::product(false)?;
-    let program = paths::cargo_target().join("debug/bench");
-    let mut command = Command::new(&program);
+    let mut command = Command::new(paths::cargo_target().join("debug/bench"));
     if *quick {
         command.arg("--quick");
     }
@@ -64,11 +70,17 @@ pub(crate) fn become_bench(options: &Options) -> Result<()> {
     if *write {
         command.arg("--docs").arg(paths::root().join("docs"));
     }
-    let error = command
-        .arg("--output")
-        .arg(output)
-        .env(crate::test::BINARY_VARIABLE, product)
-        .env(paths::CONTROL_PLANE_VARIABLE, paths::control_plane())
-        .exec();
-    Err(error).with_context(|| format!("cannot start {}", program.display()))
+    command.arg("--output").arg(output);
+    command.env(paths::CONTROL_PLANE_VARIABLE, paths::control_plane());
+    match on {
+        On::Lab => {
+            command.env(crate::test::BINARY_VARIABLE, build::product(false)?);
+            process::run(&mut command)
+        }
+        On::Kind => {
+            let bench = Bench::prepare(kind)?;
+            command.arg("--cluster").arg(bench.describe()?);
+            process::run(&mut command)
+        }
+    }
 }

@@ -56,16 +56,29 @@ pub(crate) fn ebpf(log: bool) -> Result<()> {
 /// When set-up or the compiler fails.
 pub(crate) fn product(log: bool) -> Result<PathBuf> {
     ebpf(log)?;
+    static_binary("datapath-user", "datapath")
+}
+
+/// Builds the load of the benchmark, to be run in containers. Returns where it is.
+///
+/// # Errors
+///
+/// When the compiler fails.
+pub(crate) fn load() -> Result<PathBuf> {
+    static_binary("datapath-bench", "bench-load")
+}
+
+/// Builds a binary that needs no library where it runs. Returns where it is.
+fn static_binary(package: &str, name: &str) -> Result<PathBuf> {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    // Static, so that the image needs nothing else. With an explicit target the flag does not
-    // reach procedural macros, which cannot be static.
+    // With an explicit target the flag does not reach procedural macros, which cannot be static.
     let mut command = process::cargo();
     command
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .env("DATAPATH_EBPF_OBJECT", paths::ebpf_object())
-        .args(["build", "--release", "--package", "datapath-user", "--target", &target]);
+        .args(["build", "--release", "--package", package, "--bin", name, "--target", &target]);
     process::run(&mut command)?;
-    Ok(paths::cargo_target().join(target).join("release/datapath"))
+    Ok(paths::cargo_target().join(target).join("release").join(name))
 }
 
 /// Where [`for_tests`] leaves the binary.

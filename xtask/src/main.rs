@@ -85,7 +85,7 @@ fn main() -> ExitCode {
         Task::Image => kind::image::build().map(|image| println!("{image}")),
         Task::Run(options) => run::run(&options),
         Task::Lab { arguments } => lab::become_lab(&arguments),
-        Task::Bench(options) => bench::become_bench(&options),
+        Task::Bench(options) => bench::run(&options),
         Task::Conformance { arguments } => lab::become_conformance(&arguments),
         Task::Lint => lint::run(),
         Task::Differential(options) => differential::run(&options),

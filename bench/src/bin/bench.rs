@@ -24,11 +24,14 @@ struct Cli {
     /// Folder for benchmarks.md and its plots alone
     #[arg(long, value_name = "FOLDER")]
     docs: Option<PathBuf>,
+    /// Measure in a cluster that is there, which this file describes
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["docs", "services"])]
+    cluster: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::new("warn,kube_client=off");
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let Cli { quick, only, services, output, docs } = Cli::parse();
-    run(&Options { quick, only, services, output, docs })
+    let Cli { quick, only, services, output, docs, cluster } = Cli::parse();
+    run(&Options { quick, only, services, output, docs, cluster })
 }

@@ -18,6 +18,18 @@ pub(super) fn machine(run: &Run) -> Vec<(&'static str, String)> {
 /// How it was measured.
 pub(super) fn method(run: &Run) -> String {
     let plan = run.settings.plan;
+    if !run.in_lab {
+        return format!(
+            "All in one cluster that was there already: a client in a pod asks servers in two other pods \
+             by their own addresses (\"direct\", through everything that the cluster does to the packets \
+             of pods) and through Services with each as the only endpoint. The two take turns: {} ms after a \
+             warm-up of a tenth of that, {} rounds with every other one backwards. Client and servers are \
+             pinned to one CPU (number {}); whatever else is on the machine is where it was. Requests and \
+             answers are one byte. Ratios are taken within a round; the intervals are those of Student's t at \
+             95 % for their logarithms.",
+            plan.millis, plan.rounds, run.machine.measured_cpu,
+        );
+    }
     format!(
         "Each variant has a four-node cluster of network namespaces to itself, and all are up at \
          once: \"direct\" is the pod's own address through bare kernel routing, without any proxy \

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 
 use super::{docker, kind};
 use crate::{paths, process};
@@ -24,9 +24,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// The cluster of this name, made if there is none.
     pub(crate) fn ensure(name: &str, node_image: Option<&str>) -> Result<Self> {
-        let cluster = Self { name: name.to_owned() };
-        let existing = process::output(kind().args(["get", "clusters"]))?;
-        if existing.lines().any(|line| line.trim() == name) {
+        if let Some(cluster) = Self::existing(name)? {
             eprintln!("==> using the kind cluster {name}, which exists already");
             return Ok(cluster);
         }
@@ -40,7 +38,14 @@ impl Cluster {
             command.args(["--image", image]);
         }
         process::logged("kind create cluster", "kind-create", &mut command, CREATE_LIMIT)?;
-        Ok(cluster)
+        Ok(Self { name: name.to_owned() })
+    }
+
+    /// The cluster of this name, if there is one.
+    pub(crate) fn existing(name: &str) -> Result<Option<Self>> {
+        let clusters = process::output(kind().args(["get", "clusters"]))?;
+        let exists = clusters.lines().any(|line| line.trim() == name);
+        Ok(exists.then(|| Self { name: name.to_owned() }))
     }
 
     /// The name of the control-plane node, which is its container's too.
@@ -101,18 +106,48 @@ impl Cluster {
         process::output(command.args(self.kubectl_line()).args(["exec", pod, "--"]).args(words))
     }
 
+    /// The names of all nodes, those of workers last.
+    pub(crate) fn nodes(&self) -> Result<Vec<String>> {
+        let template = r#"jsonpath={range .items[*]}{.metadata.name}{"\n"}{end}"#;
+        let nodes = self.kubectl(&["get", "nodes", "-o", template])?;
+        let mut nodes: Vec<_> = nodes.lines().map(str::to_owned).collect();
+        nodes.sort_by_key(|node| !node.contains("control-plane"));
+        Ok(nodes)
+    }
+
+    /// A field of an object in the default namespace.
+    pub(crate) fn field(&self, kind: &str, name: &str, path: &str) -> Result<String> {
+        let path = format!("jsonpath={{{path}}}");
+        let value = self.kubectl(&["get", kind, name, "-o", &path])?;
+        ensure!(!value.trim().is_empty(), "{kind} {name} has no {path}");
+        Ok(value.trim().to_owned())
+    }
+
+    /// Waits until a pod of the default namespace is ready.
+    pub(crate) fn wait_for_pod(&self, name: &str) -> Result<()> {
+        self.kubectl(&["wait", "pod", name, "--for=condition=Ready", "--timeout=120s"]).map(drop)
+    }
+
     /// Applies a manifest from memory.
     pub(crate) fn apply(&self, manifest: &str) -> Result<()> {
+        self.feed(&["apply", "-f", "-"], manifest)
+    }
+
+    /// Deletes what is in a manifest from memory.
+    pub(crate) fn delete(&self, manifest: &str) -> Result<()> {
+        self.feed(&["delete", "--ignore-not-found", "--wait=false", "-f", "-"], manifest)
+    }
+
+    /// Runs kubectl with an input.
+    fn feed(&self, arguments: &[&str], input: &str) -> Result<()> {
         let mut command = docker();
         command.args(["exec", "-i", &self.control_plane(), "kubectl"]);
-        command.args(["--kubeconfig=/etc/kubernetes/admin.conf", "apply", "-f", "-"]);
+        command.arg("--kubeconfig=/etc/kubernetes/admin.conf").args(arguments);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
-        let mut input = child.stdin.take().context("kubectl without an input")?;
-        input.write_all(manifest.as_bytes())?;
-        drop(input);
-        if !child.wait()?.success() {
-            bail!("kubectl apply failed");
-        }
+        let mut pipe = child.stdin.take().context("kubectl without an input")?;
+        pipe.write_all(input.as_bytes())?;
+        drop(pipe);
+        ensure!(child.wait()?.success(), "kubectl {} failed", arguments.join(" "));
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 //! `DOCKER` and `KIND` may hold another command line for either program. kubectl is the one inside
 //! the control-plane node: its version fits, and nothing has to be installed here.
 
+pub(crate) mod bench;
 mod cluster;
 pub(crate) mod image;
 mod tour;

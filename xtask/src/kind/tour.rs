@@ -77,9 +77,8 @@ fn clients(cluster: &Cluster) -> Result<Vec<Client>> {
             clients.push(Client { name: name.to_owned(), node: node.to_owned(), kind });
         }
     }
-    let template = r#"jsonpath={range .items[*]}{.metadata.name}{"\n"}{end}"#;
-    for node in cluster.kubectl(&["get", "nodes", "-o", template])?.lines() {
-        clients.push(Client { name: node.to_owned(), node: node.to_owned(), kind: "node" });
+    for node in cluster.nodes()? {
+        clients.push(Client { name: node.clone(), node, kind: "node" });
     }
     Ok(clients)
 }
