@@ -23,7 +23,9 @@ pub(super) fn page(run: &Run, judged: &[Judged], plots: &[Plot]) -> String {
         let table = escape(table);
         write!(page, "<h2>{title}</h2><pre>{table}</pre>").expect("writing to a string");
     };
-    section("Targets", &table::targets(judged));
+    if !judged.is_empty() {
+        section("Targets", &table::targets(judged));
+    }
     section("Latency and throughput", &table::findings(&run.findings));
     if !run.points.is_empty() {
         section("Number of Services", &table::scale(&run.points));

@@ -14,7 +14,9 @@ pub(super) fn page(run: &Run, judged: &[Judged], plots: &[Plot]) -> String {
     let mut section = |title: &str, table: &str| {
         write!(page, "\n## {title}\n\n```\n{table}\n```\n").expect("writing to a string");
     };
-    section("Targets", &table::targets(judged));
+    if !judged.is_empty() {
+        section("Targets", &table::targets(judged));
+    }
     section("Latency and throughput", &table::findings(&run.findings));
     if !run.points.is_empty() {
         section("Number of Services", &table::scale(&run.points));

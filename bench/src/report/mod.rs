@@ -29,8 +29,10 @@ pub fn write(run: &Run, folder: &Path, docs: Option<&Path>) -> Result<()> {
     if !run.heavy.is_empty() {
         println!("{}\n", table::heavy(run));
     }
-    println!("{}\n", table::targets(&judged));
-    println!("{}", summary(&judged));
+    if !judged.is_empty() {
+        println!("{}\n", table::targets(&judged));
+        println!("{}", summary(&judged));
+    }
     let plots = plot::all(run)?;
     let page = markdown::page(run, &judged, &plots);
     for folder in docs.into_iter().chain([folder]) {
@@ -64,8 +66,11 @@ fn write_file(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("write {}", path.display()))
 }
 
-/// Holds the run against all targets.
+/// Holds the run against all targets. They are those of the lab: elsewhere "direct" is not bare routing.
 fn judge(run: &Run) -> Vec<Judged> {
+    if !run.in_lab {
+        return Vec::new();
+    }
     let mut judged: Vec<_> =
         TARGETS.iter().filter_map(|target| target.judge(&run.findings)).collect();
     judged.extend(judge_scale(run));

@@ -14,12 +14,13 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 
 /// Latencies and throughput by variant, each with its ratio to the first one that was measured.
 pub(super) fn findings(findings: &[Finding]) -> String {
+    let variants = measured(findings);
     let mut table = new();
-    table.set_header(header("measure, typical (÷ first)"));
+    table.set_header(header("measure, typical (÷ first)", &variants));
     for finding in findings {
         let mut row = vec![finding.measure.title.to_owned()];
-        for variant in Variant::ALL {
-            row.push(cell(finding, variant).unwrap_or_default());
+        for variant in &variants {
+            row.push(cell(finding, *variant).unwrap_or_default());
         }
         table.add_row(row);
     }
@@ -29,13 +30,14 @@ pub(super) fn findings(findings: &[Finding]) -> String {
 
 /// First-packet latency by number of Services.
 pub(super) fn scale(points: &[Point]) -> String {
+    let variants = measured(points.iter().flat_map(|point| &point.findings));
     let mut table = new();
-    table.set_header(header("Services, connect to"));
+    table.set_header(header("Services, connect to", &variants));
     for point in points {
         for finding in &point.findings {
             let mut row = vec![format!("{}, {}", point.services, finding.measure.title)];
-            for variant in Variant::ALL {
-                let estimate = finding.of(variant).and_then(|s| Estimate::of(&s.typical));
+            for variant in &variants {
+                let estimate = finding.of(*variant).and_then(|s| Estimate::of(&s.typical));
                 row.push(estimate.map(|e| value(Unit::Nanoseconds, e.value)).unwrap_or_default());
             }
             table.add_row(row);
@@ -143,8 +145,15 @@ fn cell(finding: &Finding, variant: Variant) -> Option<String> {
     Some(format!("{typical} ({:.2}){failures}", ratio.value))
 }
 
-fn header(first: &str) -> Vec<&str> {
-    std::iter::once(first).chain(Variant::ALL.map(Variant::name)).collect()
+/// The variants that anything was found of.
+fn measured<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Vec<Variant> {
+    let findings: Vec<_> = findings.into_iter().collect();
+    let found = |variant: &Variant| findings.iter().any(|finding| finding.of(*variant).is_some());
+    Variant::ALL.into_iter().filter(found).collect()
+}
+
+fn header<'a>(first: &'a str, variants: &[Variant]) -> Vec<&'a str> {
+    std::iter::once(first).chain(variants.iter().map(|variant| variant.name())).collect()
 }
 
 fn new() -> Table {
