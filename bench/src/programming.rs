@@ -30,6 +30,11 @@ pub struct Programming {
     pub first_sync: f64,
 }
 
+/// After this long no more changes are made, if there were [`FEWEST`]: with many Services one can take
+/// seconds.
+const LONGEST: Duration = Duration::from_secs(45);
+const FEWEST: usize = 10;
+
 /// Services with many endpoints each.
 #[derive(Clone, Copy, Debug)]
 pub struct Heavy {
@@ -46,8 +51,8 @@ impl fmt::Display for Heavy {
     }
 }
 
-/// Gives the last Service an endpoint and takes it away again, `changes` times, and then starts
-/// the proxy of the client's node anew.
+/// Gives the last Service an endpoint and takes it away again, at most `changes` times, and then
+/// starts the proxy of the client's node anew.
 pub fn measure(cluster: &mut Cluster, services: usize, changes: usize) -> Result<Programming> {
     change(cluster, services - 1, 0, changes)
 }
@@ -74,7 +79,11 @@ fn change(
 ) -> Result<Programming> {
     let pod = cluster.pod_address(Server::Far);
     let mut latencies = Histogram::<u64>::new(3)?;
-    for _ in 0..changes {
+    let begin = Instant::now();
+    for done in 0..changes {
+        if done >= FEWEST && begin.elapsed() > LONGEST {
+            break;
+        }
         objects::set_endpoints(&cluster.lab, last, &[], others)?;
         cluster.wait(cluster.last, false)?;
         // No later than the next change may one be held back.
