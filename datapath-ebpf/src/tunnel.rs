@@ -151,9 +151,11 @@ fn wrap_by(
     let length = skb.length() - ETHERNET;
     let v4 = inner.dst.is_v4();
     let wrapped = if route.next_hop.is_v4() {
-        wrap_in_v4(skb, &inner, length as u16, route.next_hop, grow)
+        outer_v4(&inner, length as u16, route.next_hop)
+            .and_then(|ip| grow(skb, 20, true).and_then(|()| skb.store(ETHERNET, &ip, 0)))
     } else {
-        wrap_in_v6(skb, &inner, length as u16, route.next_hop, grow)
+        outer_v6(&inner, length as u16, route.next_hop)
+            .and_then(|ip| grow(skb, 40, false).and_then(|()| skb.store(ETHERNET, &ip, 0)))
     };
     wrapped.map_err(|Failed| Outcome::DroppedRewrite)?;
     if route.next_hop.is_v4() != v4 {
@@ -169,13 +171,7 @@ fn wrap_by(
 }
 
 #[inline(always)]
-fn wrap_in_v4(
-    skb: Skb,
-    inner: &Inner,
-    length: u16,
-    to: Addr,
-    grow: impl Fn(Skb, u32, bool) -> Result<(), Failed>,
-) -> Result<(), Failed> {
+fn outer_v4(inner: &Inner, length: u16, to: Addr) -> Result<Ipv4, Failed> {
     const DO_NOT_FRAGMENT: u16 = 0x4000_u16.to_be();
     let mut ip = Ipv4 {
         version_ihl: 0x45,
@@ -191,28 +187,19 @@ fn wrap_in_v4(
     };
     let words: [u32; 5] = bytemuck::cast(ip);
     ip.checksum = fold(words.iter().map(|word| u64::from(*word)).sum());
-    grow(skb, 20, true)?;
-    skb.store(ETHERNET, &ip, 0)
+    Ok(ip)
 }
 
 #[inline(always)]
-fn wrap_in_v6(
-    skb: Skb,
-    inner: &Inner,
-    length: u16,
-    to: Addr,
-    grow: impl Fn(Skb, u32, bool) -> Result<(), Failed>,
-) -> Result<(), Failed> {
-    let ip = Ipv6 {
+fn outer_v6(inner: &Inner, length: u16, to: Addr) -> Result<Ipv6, Failed> {
+    Ok(Ipv6 {
         version_flow: (6 << 28 | u32::from(inner.class) << 20).to_be(),
         length: length.to_be(),
         next: protocol(inner),
         hop_limit: inner.ttl,
         src: config().ok_or(Failed)?.node_v6,
         dst: to,
-    };
-    grow(skb, 40, false)?;
-    skb.store(ETHERNET, &ip, 0)
+    })
 }
 
 #[inline(always)]
