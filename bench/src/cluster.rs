@@ -48,20 +48,21 @@ pub enum Variant {
     },
     /// Ours, with every packet between nodes in an IP packet.
     Tunnel,
-    /// Ours, with XDP on the uplinks: measured where packets only pass through a node.
-    Xdp,
+    /// Ours, with XDP on the uplinks in this mode: measured where packets only pass through a node.
+    Xdp(&'static str),
 }
 
 impl Variant {
     /// All that are compared, the baselines first.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Direct,
         Self::KubeProxy("iptables"),
         Self::KubeProxy("nftables"),
         Self::Ours { socket_lb: true },
         Self::Ours { socket_lb: false },
         Self::Tunnel,
-        Self::Xdp,
+        Self::Xdp("generic"),
+        Self::Xdp("native"),
     ];
 
     /// Its name in tables and plots.
@@ -73,7 +74,8 @@ impl Variant {
             Self::Ours { socket_lb: true } => "datapath",
             Self::Ours { socket_lb: false } => "datapath, tc alone",
             Self::Tunnel => "datapath, IP in IP",
-            Self::Xdp => "datapath, XDP generic",
+            Self::Xdp("native") => "datapath, XDP native",
+            Self::Xdp(_) => "datapath, XDP generic",
         }
     }
 
@@ -84,15 +86,13 @@ impl Variant {
             Self::KubeProxy(mode) => Some(Proxy::KubeProxy(mode)),
             Self::Ours { socket_lb } => Some(Proxy::datapath(socket_lb, "native")),
             Self::Tunnel => Some(Proxy::datapath(true, "ipip")),
-            Self::Xdp => {
-                Some(Proxy::Datapath { socket_lb: true, routing: "native", xdp: "generic" })
-            }
+            Self::Xdp(xdp) => Some(Proxy::Datapath { socket_lb: true, routing: "native", xdp }),
         }
     }
 
     /// Whether its cluster has an API server, and so can have many Services.
     pub const fn has_api(self) -> bool {
-        !matches!(self, Self::Direct | Self::Tunnel | Self::Xdp)
+        !matches!(self, Self::Direct | Self::Tunnel | Self::Xdp(_))
     }
 }
 
@@ -109,6 +109,8 @@ pub enum Client {
     Pod,
     /// A machine outside of the cluster.
     Outside,
+    /// Nobody: frames come to a node by its wire, and leave it by its wire.
+    Wire,
 }
 
 /// Whose address is dialled.
@@ -144,6 +146,7 @@ pub struct Cluster {
     pub last: SocketAddr,
     pod: Load,
     outside: Load,
+    wire: Load,
     servers: [Destination; 2],
 }
 
@@ -173,7 +176,8 @@ impl Cluster {
             [destination(&lab, variant, "near", cpu)?, destination(&lab, variant, "far", cpu)?];
         let pod = Load::start(load(&lab.pod("client")?.space)?, cpu)?;
         let outside = Load::start(load(&*lab.space(OUTSIDE)?)?, cpu)?;
-        let mut cluster = Self { variant, lab, last: NOWHERE, pod, outside, servers };
+        let wire = Load::start(load(&lab.node(HOME.name)?.space)?, cpu)?;
+        let mut cluster = Self { variant, lab, last: NOWHERE, pod, outside, wire, servers };
         for server in [Server::Near, Server::Far] {
             let to = cluster.address(Way::ClusterIp, server, PORT)?;
             cluster.wait(to, true)?;
@@ -184,6 +188,13 @@ impl Cluster {
     /// The node of the client.
     pub fn home(&self) -> Result<&Node> {
         self.lab.node(HOME.name)
+    }
+
+    /// Ends the proxies of all nodes but the client's. What they have set up stays and works; what they
+    /// would do for Services that nobody dials there would only slow down the one that is measured.
+    pub fn end_other_proxies(&self) -> Result<()> {
+        let mut others = self.lab.nodes().iter().filter(|node| node.spec.name != HOME.name);
+        others.try_for_each(|node| self.lab.take_proxy(node)?.stop())
     }
 
     /// The address of a server's pod.
@@ -239,11 +250,17 @@ impl Side for Cluster {
     }
 
     fn work(&mut self, client: Client, work: Work) -> Result<Report> {
-        let load = match client {
-            Client::Pod => &mut self.pod,
-            Client::Outside => &mut self.outside,
+        let answer = match client {
+            Client::Pod => self.pod.order(&Order::Work(work))?,
+            Client::Outside => self.outside.order(&Order::Work(work))?,
+            Client::Wire => {
+                self.lab.refuse_from(self.home()?, true)?;
+                let answer = self.wire.order(&Order::Work(work));
+                self.lab.refuse_from(self.home()?, false)?;
+                answer?
+            }
         };
-        match load.order(&Order::Work(work))? {
+        match answer {
             Answer::Report(report) => Ok(report),
             other => bail!("{}: unexpected answer {other:?}", self.variant.name()),
         }

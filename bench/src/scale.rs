@@ -48,7 +48,8 @@ const fn handshake(id: &'static str, title: &'static str, way: Way) -> Measure {
     Measure { id, title, kind: Kind::Handshakes, client: Client::Pod, way, server: Server::Far }
 }
 
-/// Adds Services up to each of the numbers, and measures at each.
+/// Adds Services up to each of the numbers, and measures at each. From here on only the client's node has
+/// a proxy that runs.
 pub fn climb(
     clusters: &mut [Cluster],
     numbers: &[usize],
@@ -58,6 +59,7 @@ pub fn climb(
     let mut points = Vec::new();
     let mut there = 0;
     for cluster in clusters.iter() {
+        cluster.end_other_proxies()?;
         objects::more_addresses(&cluster.lab)?;
     }
     for &services in numbers {

@@ -53,7 +53,7 @@ pub struct Judged {
 
 /// Ours, as it is by default.
 pub const OURS: Variant = Variant::Ours { socket_lb: true };
-const XDP: Variant = Variant::Xdp;
+const XDP: Variant = Variant::Xdp("native");
 const TC: Variant = Variant::Ours { socket_lb: false };
 const TUNNEL: Variant = Variant::Tunnel;
 const DIRECT: Variant = Variant::Direct;
@@ -94,6 +94,7 @@ pub const TARGETS: &[Target] = &[
     target("stream-far", Rate, (TUNNEL, OURS), AtLeast(0.95, 0.85)),
     target("rr-far", Rate, (TUNNEL, OURS), AtLeast(0.96, 0.92)),
     target("nodeport-flood-far", Rate, (OURS, IPTABLES), AtLeast(1.7, 1.3)),
+    target("nodeport-frames-far", Rate, (OURS, IPTABLES), AtLeast(1.7, 1.3)),
     target("nodeport-frames-far", Rate, (XDP, IPTABLES), AtLeast(4.0, 3.0)),
 ];
 

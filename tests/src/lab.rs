@@ -177,6 +177,12 @@ impl Lab {
         }
     }
 
+    /// Has the other end of a node's uplink refuse all but the shortest frames, or take them again: what
+    /// the node sends costs nobody else anything then.
+    pub fn refuse_from(&self, node: &Node, on: bool) -> Result<()> {
+        wire::refuse(&self.bridge, self.topology, node.spec, on)
+    }
+
     /// Takes the lab down and reports what could not be cleared up.
     pub fn down(mut self) -> Result<()> {
         self.keeper.finish()

@@ -197,6 +197,21 @@ pub(crate) fn like_cable(bridge: &Space, name: &str, on: bool) -> Result<()> {
     bridge.output("ethtool", &["-K", &port(name), "tx", offload, "gro", receive]).map(drop)
 }
 
+/// Has the bridge's end of a link refuse every frame from the node that has more than 86 bytes, or take
+/// them again. To the node's own end, its device, this makes no difference.
+pub(crate) fn refuse(bridge: &Space, topology: &Topology, spec: &NodeSpec, on: bool) -> Result<()> {
+    /// The least that an Ethernet device may have; an Ethernet header and a VLAN tag come on top.
+    const LEAST_MTU: u32 = 68;
+    // A bridge whose own MTU has been set does not follow that of its ports.
+    bridge.ip(&format!(
+        "link set br{network} mtu {mtu}\nlink set {port} mtu {port_mtu}\n",
+        network = spec.network,
+        mtu = topology.mtu,
+        port = port(spec.short()),
+        port_mtu = if on { LEAST_MTU } else { topology.mtu },
+    ))
+}
+
 /// Name of the bridge's end of a link; the kernel takes 15 bytes.
 fn port(name: &str) -> String {
     format!("p-{}", name.chars().take(13).collect::<String>())

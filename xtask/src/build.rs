@@ -29,7 +29,8 @@ pub(crate) fn ebpf_cargo(subcommand: &str) -> Result<Command> {
     command
         .env("PATH", std::env::join_paths(path)?)
         .env("RUSTFLAGS", EBPF_FLAGS)
-        .args([subcommand, "--release", "--package", "datapath-ebpf"])
+        .args([subcommand, "--release"])
+        .args(["--package", "datapath-ebpf", "--package", "datapath-bench-ebpf"])
         .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir"])
         .arg(paths::target().join("ebpf"));
     Ok(command)
@@ -44,7 +45,7 @@ pub(crate) fn ebpf(log: bool) -> Result<()> {
     setup::ensure(Need::Ebpf)?;
     let mut command = ebpf_cargo("build")?;
     if log {
-        command.args(["--features", "log"]);
+        command.args(["--features", "datapath-ebpf/log"]);
     }
     process::run(&mut command)
 }

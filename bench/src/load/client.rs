@@ -8,7 +8,6 @@ use anyhow::{Context as _, Result, ensure};
 use hdrhistogram::Histogram;
 use nix::sys::socket::{setsockopt, sockopt::Linger};
 use std::{
-    fmt::Display,
     io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket},
     thread,
@@ -33,7 +32,7 @@ pub(super) fn work(work: &Work) -> Result<Report> {
     match work.kind {
         Kind::Streams(connections) => return streams(work.to, connections, whole),
         Kind::Flood => return flood(work.to, whole),
-        Kind::Frames => return frames::send(work.to, whole),
+        Kind::Frames => return frames::arrive(work.to, whole),
         Kind::TcpRequests => recorder.record_all(&mut TcpRequests::new(work.to)),
         Kind::UdpRequests => recorder.record_all(&mut UdpRequests::new(work.to)?),
         Kind::TcpConnections => recorder.record_all(&mut || connection(work.to)),
@@ -125,20 +124,11 @@ fn flood(to: SocketAddr, whole: Duration) -> Result<Report> {
     const BATCH: u64 = 16;
     let socket = UdpRequests::new(to)?.socket;
     socket.connect(to)?;
-    Ok(as_fast_as_it_goes(whole, BATCH, || socket.send(&[REQUEST; 18])))
-}
-
-/// Sends one thing after the other, and counts how many. The clock is looked at after each `batch`.
-pub(super) fn as_fast_as_it_goes<T, E: Display>(
-    whole: Duration,
-    batch: u64,
-    mut send: impl FnMut() -> Result<T, E>,
-) -> Report {
     let start = Instant::now();
     let mut report = Report::default();
     while start.elapsed() < whole {
-        for _ in 0..batch {
-            match send() {
+        for _ in 0..BATCH {
+            match socket.send(&[REQUEST; 18]) {
                 Ok(_) => report.requests += 1,
                 Err(error) => {
                     report.failures += 1;
@@ -148,7 +138,7 @@ pub(super) fn as_fast_as_it_goes<T, E: Display>(
         }
     }
     report.nanos = start.elapsed().as_nanos() as u64;
-    report
+    Ok(report)
 }
 
 fn connect(to: SocketAddr) -> io::Result<TcpStream> {

@@ -1,69 +1,159 @@
-//! Frames, as a link brings them to a node: written to the device, past the sender's own network, so that
-//! what is measured is what the nodes do with them.
+//! Frames, as they come to a node: the kernel makes them where a network card's driver would, so that what
+//! is measured is what the node does with them.
 
-use super::{
-    client::as_fast_as_it_goes,
-    order::{DRAIN, Report},
-};
+use super::order::Report;
 use anyhow::{Context as _, Result, bail};
-use datapath_common::checksum::fold;
-use nix::{
-    ifaddrs::getifaddrs,
-    sys::socket::{
-        AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike as _, sendto, socket,
-    },
+use aya::{
+    Ebpf, EbpfLoader, TestRun as _,
+    maps::ProgramArray,
+    programs::{TestRunAttrs, TestRunOptions, Xdp, loaded_programs},
 };
+use datapath_common::checksum::fold;
+use lab::topology::MYK8S;
+use serde::Deserialize;
 use std::{
-    fs,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
-    os::fd::AsRawFd as _,
-    thread,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    path::PathBuf,
+    process::Command,
     time::{Duration, Instant},
 };
 
-/// The outside's device.
+/// The node's device.
 const DEVICE: &str = "eth0";
+/// Frames that the driver handles in a row, as most do.
+const BATCH: u32 = 64;
 /// Frames between two looks at the clock.
-const BATCH: u64 = 64;
-/// How long the kernel may take to find its neighbour.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Payload in bytes: with its headers the smallest frame that Ethernet has.
-const PAYLOAD: usize = 18;
+const TURN: u32 = 16_384;
+/// Payload in bytes: enough for a frame that the node's link refuses.
+const PAYLOAD: usize = 46;
+/// The frame's length without the checksum that a card takes off.
+const LENGTH: usize = 14 + 20 + 8 + PAYLOAD;
+/// The port that it comes from.
+const PORT: u16 = 40_000;
+/// The MAC address that it comes from: nobody looks at it.
+const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// `XDP_ATTACHED_DRV` of the kernel.
+const BY_DRIVER: u8 = 1;
 
-/// Sends the frame of a datagram again and again, and counts how often.
-pub(super) fn send(to: SocketAddr, whole: Duration) -> Result<Report> {
+/// Lets the frame of a datagram from outside arrive again and again, and counts how often the node hands
+/// one to its device.
+pub(super) fn arrive(to: SocketAddr, whole: Duration) -> Result<Report> {
     let SocketAddr::V4(to) = to else { bail!("frames are of IPv4") };
-    let link = link()?;
-    let frame = frame(&link, to)?;
-    let family = AddressFamily::Packet;
-    let socket = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
-        .context("open a packet socket")?;
-    Ok(as_fast_as_it_goes(whole, BATCH, || {
-        sendto(socket.as_raw_fd(), &frame, &link, MsgFlags::empty())
-    }))
+    let device = Device::look()?;
+    let frame = frame(device.mac()?, SocketAddrV4::new(MYK8S.outside.v4, PORT), to);
+    let mut card = card(&frame, &device)?;
+    let card: &mut Xdp = card.program_mut("receive").context("no program")?.try_into()?;
+    card.load()?;
+    // The kernel's `struct xdp_md`: start and end of the frame, the device that it came by.
+    let context: [u8; 24] = bytemuck::cast([0, LENGTH as u32, 0, device.ifindex, 0, 0]);
+    let arrive_for = |time: Duration| {
+        let (start, mut took, mut arrived) = (Instant::now(), Duration::ZERO, 0);
+        while start.elapsed() < time {
+            let turn = card.test_run(TestRunOptions {
+                data_in: Some(&frame),
+                ctx_in: Some(&context),
+                repeat: TURN,
+                attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+                ..TestRunOptions::default()
+            })?;
+            // Without what the kernel needs to begin and to end such a turn: it waits for all CPUs then.
+            took += turn.duration * TURN;
+            arrived += u64::from(TURN);
+        }
+        anyhow::Ok((took, arrived))
+    };
+    arrive_for(whole / 10)?;
+    let before = Device::look()?.sent();
+    let (took, arrived) = arrive_for(whole)?;
+    let requests = Device::look()?.sent() - before;
+    Ok(Report {
+        nanos: took.as_nanos() as u64,
+        requests,
+        failures: arrived.saturating_sub(requests),
+        failure: (requests < arrived).then(|| "not sent on".to_owned()),
+        ..Report::default()
+    })
 }
 
-/// The address of the device itself.
-fn link() -> Result<LinkAddr> {
-    getifaddrs()?
-        .filter(|device| device.interface_name == DEVICE)
-        .filter_map(|device| device.address)
-        .filter(|address| address.family() == Some(AddressFamily::Packet))
-        .find_map(|address| address.as_link_addr().copied())
-        .with_context(|| format!("no device {DEVICE}"))
+/// What `ip` says of the device.
+#[derive(Deserialize)]
+struct Device {
+    ifindex: u32,
+    address: String,
+    xdp: Option<Attached>,
+    stats64: Statistics,
 }
 
-/// A datagram in its frame. Ports, addresses and length stay the same, and so do the checksums.
-fn frame(link: &LinkAddr, to: SocketAddrV4) -> Result<Vec<u8>> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    socket.connect(to)?;
-    let SocketAddr::V4(from) = socket.local_addr()? else { bail!("not IPv4") };
-    let there = neighbour(&socket, *to.ip())?;
+#[derive(Deserialize)]
+struct Attached {
+    mode: u8,
+    prog: Program,
+}
+
+#[derive(Deserialize)]
+struct Program {
+    id: u32,
+}
+
+#[derive(Deserialize)]
+struct Statistics {
+    tx: Sent,
+}
+
+#[derive(Deserialize)]
+struct Sent {
+    packets: u64,
+    dropped: u64,
+}
+
+impl Device {
+    fn look() -> Result<Self> {
+        let arguments = ["-json", "-statistics", "link", "show", "dev", DEVICE];
+        let output = Command::new("ip").args(arguments).output().context("run ip")?;
+        let devices: Vec<Self> = serde_json::from_slice(&output.stdout).context("read from ip")?;
+        devices.into_iter().next().with_context(|| format!("no device {DEVICE}"))
+    }
+
+    fn mac(&self) -> Result<[u8; 6]> {
+        let bytes = self.address.split(':').map(|byte| u8::from_str_radix(byte, 16));
+        let bytes = bytes.collect::<Result<Vec<_>, _>>()?;
+        bytes.try_into().ok().with_context(|| format!("{} is no MAC address", self.address))
+    }
+
+    /// What the node has handed to it, be it that the other end refuses it.
+    const fn sent(&self) -> u64 {
+        self.stats64.tx.packets + self.stats64.tx.dropped
+    }
+}
+
+/// The card, with what its driver runs.
+fn card(frame: &[u8; LENGTH], device: &Device) -> Result<Ebpf> {
+    let words: [u32; LENGTH / 4] = bytemuck::cast(*frame);
+    let object = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../target/ebpf/bpfel-unknown-none/release/datapath-bench-ebpf");
+    let mut card = EbpfLoader::new()
+        .override_global("FRAME", &words, true)
+        .load_file(&object)
+        .with_context(|| format!("load {}", object.display()))?;
+    let Some(attached) = device.xdp.as_ref().filter(|xdp| xdp.mode == BY_DRIVER) else {
+        return Ok(card);
+    };
+    let program = loaded_programs()
+        .filter_map(Result::ok)
+        .find(|program| program.id() == attached.prog.id)
+        .context("the driver's program is gone")?;
+    let mut driver = ProgramArray::try_from(card.map_mut("DRIVER").context("no map")?)?;
+    driver.set(0, &program.fd()?, 0)?;
+    Ok(card)
+}
+
+/// A datagram in its frame.
+fn frame(mac: [u8; 6], from: SocketAddrV4, to: SocketAddrV4) -> [u8; LENGTH] {
     let length = (8 + PAYLOAD) as u16;
     let mut datagram = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
     datagram.extend([length.to_be_bytes(), [0; 2]].concat());
     datagram.extend([0; PAYLOAD]);
-    let addresses = [from.ip().octets(), to.ip().octets()].concat();
+    let addresses = [from, to].map(|end| Ipv4Addr::octets(end.ip())).concat();
     let pseudo = [&addresses[..], &[0, 17], &length.to_be_bytes(), &datagram].concat();
     datagram[6..8].copy_from_slice(&checksum(&pseudo));
     let mut ip = vec![0x45, 0];
@@ -72,33 +162,8 @@ fn frame(link: &LinkAddr, to: SocketAddrV4) -> Result<Vec<u8>> {
     ip.extend(addresses);
     let sum = checksum(&ip);
     ip[10..12].copy_from_slice(&sum);
-    let here = link.addr().context("no MAC address")?;
-    Ok([&there[..], &here, &[8, 0], &ip, &datagram].concat())
-}
-
-/// The MAC address of a neighbour, which the kernel finds when it has something to send there.
-fn neighbour(socket: &UdpSocket, ip: Ipv4Addr) -> Result<[u8; 6]> {
-    let end = Instant::now() + PATIENCE;
-    while Instant::now() < end {
-        // A datagram more, to a port that takes them.
-        socket.send(&[]).with_context(|| format!("send to {ip}:{DRAIN}"))?;
-        let table = fs::read_to_string("/proc/self/net/arp")?;
-        if let Some(mac) = find(&table, ip) {
-            return Ok(mac);
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    bail!("{ip} is no neighbour")
-}
-
-/// Looks a neighbour up in the kernel's table, by its address in the first and its MAC address in the
-/// fourth column.
-fn find(table: &str, ip: Ipv4Addr) -> Option<[u8; 6]> {
-    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let mut rows = rows.filter(|row| row.first() == Some(&&*ip.to_string()));
-    let bytes = rows.next()?.get(3)?.split(':').map(|byte| u8::from_str_radix(byte, 16));
-    let mac: [u8; 6] = bytes.collect::<Result<Vec<_>, _>>().ok()?.try_into().ok()?;
-    (mac != [0; 6]).then_some(mac)
+    let frame = [&mac[..], &SENDER, &[8, 0], &ip, &datagram].concat();
+    frame.try_into().expect("the length is a sum of these")
 }
 
 /// The Internet checksum (RFC 1071) of an even number of bytes.
@@ -112,21 +177,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_neighbour_is_found_in_the_kernels_table() {
-        let table = "IP address       HW type     Flags       HW address            Mask     Device\n\
-                     172.18.0.3       0x1         0x2         02:00:00:00:01:0a     *        eth0\n\
-                     172.18.0.4       0x1         0x0         00:00:00:00:00:00     *        eth0\n";
-        assert_eq!(find(table, Ipv4Addr::new(172, 18, 0, 3)), Some([2, 0, 0, 0, 1, 10]));
-        assert_eq!(find(table, Ipv4Addr::new(172, 18, 0, 4)), None);
-        assert_eq!(find(table, Ipv4Addr::new(172, 18, 0, 5)), None);
+    fn a_sum_with_its_checksum_is_nothing() {
+        let [from, to] = [(1, PORT), (2, 30_000)]
+            .map(|(last, port)| SocketAddrV4::new(Ipv4Addr::new(172, 18, 0, last), port));
+        let frame = frame([2, 0, 0, 0, 1, 10], from, to);
+        let (ip, datagram) = frame[14..].split_at(20);
+        assert_eq!(checksum(ip), [0, 0]);
+        let pseudo = [&ip[12..20], &[0, 17], &datagram[4..6], datagram].concat();
+        assert_eq!(checksum(&pseudo), [0, 0]);
     }
 
     #[test]
-    fn a_sum_with_its_checksum_is_nothing() {
-        let mut bytes =
-            [0x45, 0, 0, 46, 0, 0, 0x40, 0, 64, 17, 0, 0, 172, 18, 0, 100, 172, 18, 0, 3];
-        let sum = checksum(&bytes);
-        bytes[10..12].copy_from_slice(&sum);
-        assert_eq!(checksum(&bytes), [0, 0]);
+    fn what_ip_says_of_a_device_is_understood() {
+        let text = r#"{"ifindex": 2, "address": "02:00:00:00:01:0a",
+            "xdp": {"mode": 1, "prog": {"id": 7, "jited": 1}},
+            "stats64": {"rx": {"packets": 1}, "tx": {"packets": 40, "dropped": 2}}}"#;
+        let device: Device = serde_json::from_str(text).expect("a device");
+        assert_eq!(device.mac().expect("a MAC address"), [2, 0, 0, 0, 1, 10]);
+        assert_eq!((device.ifindex, device.sent()), (2, 42));
+        assert!(device.xdp.is_some_and(|xdp| xdp.mode == BY_DRIVER && xdp.prog.id == 7));
     }
 }

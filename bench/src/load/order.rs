@@ -68,7 +68,7 @@ pub enum Kind {
     /// Datagrams to [`DRAIN`], as fast as they go. One CPU carries each all the way before the next
     /// is sent.
     Flood,
-    /// The same with frames that are written to the device as they are.
+    /// Frames of such datagrams, which arrive at the node that the load is on.
     Frames,
     /// As much as goes, over this many connections to [`SINK`].
     Streams(u8),
@@ -90,7 +90,8 @@ pub enum Answer {
 pub struct Report {
     /// How long it took, without the warm-up.
     pub nanos: u64,
-    /// Requests that were answered; of a flood, datagrams that were sent.
+    /// Requests that were answered; of a flood, datagrams that were sent, and of frames
+    /// those that were sent on.
     pub requests: u64,
     /// Requests that were not.
     pub failures: u64,

@@ -76,7 +76,8 @@ fn color(variant: Variant) -> RGBColor {
         Variant::Ours { socket_lb: true } => RGBColor(0, 114, 178),
         Variant::Ours { socket_lb: false } => RGBColor(86, 180, 233),
         Variant::Tunnel => RGBColor(0, 158, 115),
-        Variant::Xdp => RGBColor(204, 121, 167),
+        Variant::Xdp("native") => RGBColor(136, 34, 85),
+        Variant::Xdp(_) => RGBColor(204, 121, 167),
     }
 }
 

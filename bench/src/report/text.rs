@@ -39,7 +39,10 @@ pub(super) fn method(run: &Run) -> String {
          backwards. Client, servers and all packet processing are pinned to one CPU (number {}), \
          everything else is kept away from it; so the time of a request is also the processor time \
          that it takes. Requests and answers are one byte. In open loops the latency counts from \
-         when a request was due. Ratios are taken within a round; the intervals are those of \
+         when a request was due. Frames through one node are made by the kernel where a network \
+         card's driver would (BPF_PROG_TEST_RUN with live frames; for XDP native the driver's \
+         program is run there), and are lost once the node has handed them to its device: only \
+         that node takes time. Ratios are taken within a round; the intervals are those of \
          Student's t at 95 % for their logarithms.",
         plan.millis, plan.rounds, run.machine.measured_cpu,
     )
