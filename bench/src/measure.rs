@@ -125,7 +125,7 @@ impl Measure {
                 let kind = matches!(self.kind, Kind::TcpRequests | Kind::Streams(1));
                 kind && self.way == Way::ClusterIp && self.server == Server::Far
             }
-            // What a driver sends back over a pair of virtual devices may be lost without a trace.
+            // The lab's links leave lying what a driver sends back, see `--xdp=auto` in docs/configuration.md.
             Variant::Xdp("native") => self.client == Client::Wire,
             Variant::Xdp(_) => self.way == Way::NodePort && self.server == Server::Far,
             Variant::KubeProxy(_) | Variant::Ours { .. } => true,

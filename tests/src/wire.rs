@@ -191,7 +191,8 @@ fn attach(bridge: &Space, network: usize, name: &str) -> Result<()> {
 
 /// Has what comes to a node look as if it had come by a wire: with its checksums made, and no longer than
 /// the link takes. XDP has no use for anything else. The bridge's end of the link is made ready for
-/// frames that the driver of the node's end sends back.
+/// frames that the node's end redirects; for those that its driver sends back it would need a program of
+/// its own (`veth_xdp_flush` of Linux 6.18 wakes nobody without one).
 pub(crate) fn like_cable(bridge: &Space, name: &str, on: bool) -> Result<()> {
     let (offload, receive) = if on { ("off", "on") } else { ("on", "off") };
     bridge.output("ethtool", &["-K", &port(name), "tx", offload, "gro", receive]).map(drop)
