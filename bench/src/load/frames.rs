@@ -8,11 +8,11 @@ use aya::{
     maps::ProgramArray,
     programs::{TestRunAttrs, TestRunOptions, Xdp, loaded_programs},
 };
-use datapath_common::checksum::fold;
+use etherparse::PacketBuilder;
 use lab::topology::MYK8S;
 use serde::Deserialize;
 use std::{
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{SocketAddr, SocketAddrV4},
     path::PathBuf,
     process::Command,
     time::{Duration, Instant},
@@ -40,7 +40,7 @@ const BY_DRIVER: u8 = 1;
 pub(super) fn arrive(to: SocketAddr, whole: Duration) -> Result<Report> {
     let SocketAddr::V4(to) = to else { bail!("frames are of IPv4") };
     let device = Device::look()?;
-    let frame = frame(device.mac()?, SocketAddrV4::new(MYK8S.outside.v4, PORT), to);
+    let frame = frame(device.mac()?, SocketAddrV4::new(MYK8S.outside.v4, PORT), to)?;
     let mut card = card(&frame, &device)?;
     let card: &mut Xdp = card.program_mut("receive").context("no program")?.try_into()?;
     card.load()?;
@@ -148,44 +148,18 @@ fn card(frame: &[u8; LENGTH], device: &Device) -> Result<Ebpf> {
 }
 
 /// A datagram in its frame.
-fn frame(mac: [u8; 6], from: SocketAddrV4, to: SocketAddrV4) -> [u8; LENGTH] {
-    let length = (8 + PAYLOAD) as u16;
-    let mut datagram = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
-    datagram.extend([length.to_be_bytes(), [0; 2]].concat());
-    datagram.extend([0; PAYLOAD]);
-    let addresses = [from, to].map(|end| Ipv4Addr::octets(end.ip())).concat();
-    let pseudo = [&addresses[..], &[0, 17], &length.to_be_bytes(), &datagram].concat();
-    datagram[6..8].copy_from_slice(&checksum(&pseudo));
-    let mut ip = vec![0x45, 0];
-    ip.extend((20 + length).to_be_bytes());
-    ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
-    ip.extend(addresses);
-    let sum = checksum(&ip);
-    ip[10..12].copy_from_slice(&sum);
-    let frame = [&mac[..], &SENDER, &[8, 0], &ip, &datagram].concat();
-    frame.try_into().expect("the length is a sum of these")
-}
-
-/// The Internet checksum (RFC 1071) of an even number of bytes.
-fn checksum(bytes: &[u8]) -> [u8; 2] {
-    let words = bytes.chunks(2).map(|word| u64::from(u16::from_ne_bytes([word[0], word[1]])));
-    fold(words.sum()).to_ne_bytes()
+fn frame(mac: [u8; 6], from: SocketAddrV4, to: SocketAddrV4) -> Result<[u8; LENGTH]> {
+    let mut frame = Vec::with_capacity(LENGTH);
+    PacketBuilder::ethernet2(SENDER, mac)
+        .ipv4(from.ip().octets(), to.ip().octets(), 64)
+        .udp(from.port(), to.port())
+        .write(&mut frame, &[0; PAYLOAD])?;
+    frame.try_into().ok().context("a frame of another length")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_sum_with_its_checksum_is_nothing() {
-        let [from, to] = [(1, PORT), (2, 30_000)]
-            .map(|(last, port)| SocketAddrV4::new(Ipv4Addr::new(172, 18, 0, last), port));
-        let frame = frame([2, 0, 0, 0, 1, 10], from, to);
-        let (ip, datagram) = frame[14..].split_at(20);
-        assert_eq!(checksum(ip), [0, 0]);
-        let pseudo = [&ip[12..20], &[0, 17], &datagram[4..6], datagram].concat();
-        assert_eq!(checksum(&pseudo), [0, 0]);
-    }
 
     #[test]
     fn what_ip_says_of_a_device_is_understood() {
