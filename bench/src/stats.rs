@@ -14,20 +14,16 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// The geometric mean of positive figures that were measured independently. Ratios and latencies
-    /// vary by factors, so the interval is that of Student's t for their logarithms.
+    /// The median of figures that were measured independently, and those of them between which the true
+    /// one lies (the interval that follows from the signs, whatever the distribution). A machine that stands
+    /// still for a while spoils some of the figures by orders of magnitude: those do not count for more
+    /// than others. Below six figures the interval is all of them, and less sure.
     pub fn of(figures: &[f64]) -> Option<Self> {
-        let logs: Vec<_> =
-            figures.iter().filter(|figure| **figure > 0.0).map(|figure| figure.ln()).collect();
-        let count = f64::from(logs.len() as u32);
-        let mean = logs.iter().sum::<f64>() / count;
-        if logs.len() < 2 {
-            let value = logs.first()?.exp();
-            return Some(Self { value, low: 0.0, high: f64::INFINITY });
-        }
-        let variance = logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / (count - 1.0);
-        let margin = student(logs.len() - 1) * (variance / count).sqrt();
-        Some(Self { value: mean.exp(), low: (mean - margin).exp(), high: (mean + margin).exp() })
+        let mut sorted = figures.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (last, outside) = (sorted.len().checked_sub(1)?, beyond(sorted.len()));
+        let value = f64::midpoint(sorted[last / 2], sorted[last.div_ceil(2)]);
+        Some(Self { value, low: sorted[outside], high: sorted[last - outside] })
     }
 
     /// Of ratios, pair by pair.
@@ -37,14 +33,19 @@ impl Estimate {
     }
 }
 
-/// The factor of a two-sided 95 % interval (Student's t, by degrees of freedom).
-fn student(freedom: usize) -> f64 {
-    const TABLE: [f64; 30] = [
-        12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
-        2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
-        2.052, 2.048, 2.045, 2.042,
-    ];
-    TABLE.get(freedom.wrapping_sub(1)).copied().unwrap_or(1.984)
+/// How many of `count` figures can be left out at either end of a two-sided 95 % interval of their median:
+/// each lies below it as a coin falls.
+fn beyond(count: usize) -> usize {
+    // The chance of `fewer` figures below, and of as many or fewer.
+    let (mut chance, mut total) = (0.5_f64.powf(f64::from(count as u32)), 0.0);
+    for fewer in 0..count {
+        total += chance;
+        if total > 0.025 {
+            return fewer.saturating_sub(1);
+        }
+        chance *= f64::from((count - fewer) as u32) / f64::from(fewer as u32 + 1);
+    }
+    0
 }
 
 #[cfg(test)]
@@ -58,12 +59,23 @@ mod tests {
     }
 
     #[test]
-    fn the_interval_is_students() {
-        // Logarithms -1, 0, 1: mean 0, standard error 1/sqrt(3), t(2) = 4.303.
-        let figures = [-1.0_f64, 0.0, 1.0].map(f64::exp);
-        let estimate = Estimate::of(&figures).expect("an estimate");
-        assert!((estimate.high.ln() - 4.303 / 3.0_f64.sqrt()).abs() < 1e-9);
-        assert!((estimate.value - 1.0).abs() < 1e-9);
+    fn the_interval_is_that_of_the_signs() {
+        // Figures left out at either end, by tables of the sign test.
+        for (count, outside) in
+            [(1, 0), (2, 0), (5, 0), (6, 0), (8, 0), (9, 1), (15, 3), (20, 5), (30, 9)]
+        {
+            assert_eq!(beyond(count), outside, "{count}");
+        }
+    }
+
+    #[test]
+    fn one_bad_figure_moves_nothing() {
+        let mut figures: Vec<_> = (0..20).map(|number| 100.0 + f64::from(number)).collect();
+        let good = Estimate::of(&figures).expect("an estimate");
+        figures[19] = 1e6;
+        assert_eq!(Estimate::of(&figures), Some(good));
+        assert!((good.value - 109.5).abs() < 1e-9);
+        assert!((good.low - 105.0).abs() < 1e-9 && (good.high - 114.0).abs() < 1e-9);
     }
 
     #[test]

@@ -25,8 +25,8 @@ pub(super) fn method(run: &Run) -> String {
              of pods) and through Services with each as the only endpoint. The two take turns: {} ms after a \
              warm-up of a tenth of that, {} rounds with every other one backwards. Client and servers are \
              pinned to one CPU (number {}); whatever else is on the machine is where it was. Requests and \
-             answers are one byte. Ratios are taken within a round; the intervals are those of Student's t at \
-             95 % for their logarithms.",
+             answers are one byte. Ratios are taken within a round; each figure is the median of its rounds, with \
+             the 95 % interval of the sign test.",
             plan.millis, plan.rounds, run.machine.measured_cpu,
         );
     }
@@ -42,8 +42,11 @@ pub(super) fn method(run: &Run) -> String {
          when a request was due. Frames through one node are made by the kernel where a network \
          card's driver would (BPF_PROG_TEST_RUN with live frames; for XDP native the driver's \
          program is run there), and are lost once the node has handed them to its device: only \
-         that node takes time. Ratios are taken within a round; the intervals are those of \
-         Student's t at 95 % for their logarithms.",
+         that node takes time. While thousands of Services are added, the proxy of the client's \
+         node is away and the control plane has all CPUs; then the proxy starts on a node \
+         without any rule or map of it, on the CPUs that are not measured on. Ratios are taken \
+         within a round; each figure is the median of its rounds, with the 95 % interval of the \
+         sign test: a stall of the machine spoils a round, not the figure.",
         plan.millis, plan.rounds, run.machine.measured_cpu,
     )
 }
