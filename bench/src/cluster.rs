@@ -1,8 +1,8 @@
 //! A cluster for each variant, with the load in its namespaces.
 
 use crate::{
-    load::order::{Answer, DRAIN, Order, PORT, Report, SINK, Work},
-    machine,
+    load::order::{DRAIN, Order, PORT, Report, SINK, Work},
+    machine::Cpus,
     process::Load,
     round::Side,
     scale::NOWHERE,
@@ -33,6 +33,9 @@ const AWAY: &NodeSpec = &NODES[2];
 /// The ports of each Service: name, number, protocol.
 const PORTS: [(&str, u16, &str); 4] =
     [("tcp", PORT, "TCP"), ("sink", SINK, "TCP"), ("drain", DRAIN, "UDP"), ("udp", PORT, "UDP")];
+
+/// How long a change may take to show.
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What is compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -147,6 +150,7 @@ pub struct Cluster {
     pod: Load,
     outside: Load,
     wire: Load,
+    cpus: Cpus,
     servers: [Destination; 2],
 }
 
@@ -159,8 +163,10 @@ struct Destination {
 }
 
 impl Cluster {
-    /// Makes the cluster of a variant. Its load stays on `cpu`, and all else away from there.
-    pub fn up(variant: Variant, cpu: usize) -> Result<Self> {
+    /// Makes the cluster of a variant. Its load stays on the CPU on which is measured, and all else
+    /// away from there.
+    pub fn up(variant: Variant, cpus: Cpus) -> Result<Self> {
+        let cpu = cpus.measured;
         let mut builder = Lab::builder();
         if !variant.has_api() {
             builder = builder.source_mode();
@@ -171,13 +177,13 @@ impl Cluster {
         if let Some(proxy) = variant.proxy() {
             lab.start_proxies(proxy)?;
         }
-        machine::keep_all_off(&host::lab_cgroup(lab.id())?, cpu)?;
+        cpus.keep_off(&host::lab_cgroup(lab.id())?);
         let servers =
             [destination(&lab, variant, "near", cpu)?, destination(&lab, variant, "far", cpu)?];
         let pod = Load::start(load(&lab.pod("client")?.space)?, cpu)?;
         let outside = Load::start(load(&*lab.space(OUTSIDE)?)?, cpu)?;
         let wire = Load::start(load(&lab.node(HOME.name)?.space)?, cpu)?;
-        let mut cluster = Self { variant, lab, last: NOWHERE, pod, outside, wire, servers };
+        let mut cluster = Self { variant, lab, last: NOWHERE, pod, outside, wire, cpus, servers };
         for server in [Server::Near, Server::Far] {
             let to = cluster.address(Way::ClusterIp, server, PORT)?;
             cluster.wait(to, true)?;
@@ -197,14 +203,38 @@ impl Cluster {
         others.try_for_each(|node| self.lab.take_proxy(node)?.stop())
     }
 
+    /// Ends the proxy of the client's node, if it runs, with whatever it has started that is still at work.
+    pub fn end_proxy(&self) -> Result<()> {
+        let node = self.home()?;
+        if let Ok(proxy) = self.lab.take_proxy(node) {
+            proxy.stop()?;
+        }
+        host::end_processes(&node.system_cgroup())
+    }
+
+    /// Does work that is not measured by how long packets take: everything but a proxy that is started
+    /// meanwhile has all CPUs.
+    pub fn at_large<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let cgroup = host::lab_cgroup(self.lab.id())?;
+        self.cpus.let_run(&cgroup);
+        let done = work(self);
+        self.cpus.keep_off(&cgroup);
+        done
+    }
+
     /// The address of a server's pod.
     pub fn pod_address(&self, server: Server) -> IpAddr {
         self.servers[server as usize].pod
     }
 
-    /// Waits until a pod can connect, or until it cannot.
+    /// Waits until a pod can connect, or until it cannot, but no longer than usual.
     pub fn wait(&mut self, to: SocketAddr, open: bool) -> Result<()> {
-        self.wait_after(to, open, |_lab| Ok(())).map(drop)
+        self.wait_long(to, open, PATIENCE)
+    }
+
+    /// Waits until a pod can connect, or until it cannot, but no longer than this.
+    pub fn wait_long(&mut self, to: SocketAddr, open: bool, patience: Duration) -> Result<()> {
+        self.pod.order(&Order::Await { to, open, patience })?.done()
     }
 
     /// Makes a change, and waits until a pod can connect because of it, or cannot any more. How long
@@ -215,16 +245,14 @@ impl Cluster {
         open: bool,
         change: impl FnOnce(&Lab) -> Result<()>,
     ) -> Result<Duration> {
-        self.pod.send(&Order::Await { to, open })?;
+        self.pod.send(&Order::Await { to, open, patience: PATIENCE })?;
         let begin = Instant::now();
         let changed = change(&self.lab);
         let answer = self.pod.receive()?;
         let took = begin.elapsed();
         changed?;
-        match answer {
-            Answer::Done => Ok(took),
-            other => bail!("{}: unexpected answer {other:?}", self.variant.name()),
-        }
+        answer.done()?;
+        Ok(took)
     }
 }
 
@@ -250,20 +278,21 @@ impl Side for Cluster {
     }
 
     fn work(&mut self, client: Client, work: Work) -> Result<Report> {
-        let answer = match client {
-            Client::Pod => self.pod.order(&Order::Work(work))?,
-            Client::Outside => self.outside.order(&Order::Work(work))?,
-            Client::Wire => {
-                self.lab.refuse_from(self.home()?, true)?;
-                let answer = self.wire.order(&Order::Work(work));
-                self.lab.refuse_from(self.home()?, false)?;
-                answer?
-            }
+        let home = self.lab.node(HOME.name)?;
+        let load = match client {
+            Client::Pod => &mut self.pod,
+            Client::Outside => &mut self.outside,
+            Client::Wire => &mut self.wire,
         };
-        match answer {
-            Answer::Report(report) => Ok(report),
-            other => bail!("{}: unexpected answer {other:?}", self.variant.name()),
-        }
+        let answer = if client == Client::Wire {
+            self.lab.refuse_from(home, true)?;
+            let answer = load.order(&Order::Work(work));
+            self.lab.refuse_from(home, false)?;
+            answer
+        } else {
+            load.order(&Order::Work(work))
+        };
+        answer?.report()
     }
 }
 

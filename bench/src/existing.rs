@@ -2,12 +2,12 @@
 //! addresses.
 
 use crate::{
-    cluster::{Client, Server, Variant, Way},
-    load::order::{Answer, Order, PORT, Report, Work},
+    cluster::{Client, PATIENCE, Server, Variant, Way},
+    load::order::{Order, PORT, Report, Work},
     process::Load,
     round::Side,
 };
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use std::{
     cell::RefCell,
@@ -80,10 +80,8 @@ impl Existing {
         ];
         let mut client = Load::start(command(&client)?, cpu).context("the client")?;
         for ip in [near.service, far.service] {
-            match client.order(&Order::Await { to: SocketAddr::new(ip, PORT), open: true })? {
-                Answer::Done => {}
-                other => bail!("{ip}: unexpected answer {other:?}"),
-            }
+            let to = SocketAddr::new(ip, PORT);
+            client.order(&Order::Await { to, open: true, patience: PATIENCE })?.done()?;
         }
         let loads = Rc::new(RefCell::new(Loads { client, _servers: servers }));
         let direct = [near.pod, far.pod];
@@ -109,10 +107,8 @@ impl Side for OneWay {
     }
 
     fn work(&mut self, client: Client, work: Work) -> Result<Report> {
-        match (client, self.loads.borrow_mut().client.order(&Order::Work(work))?) {
-            (Client::Pod, Answer::Report(report)) => Ok(report),
-            (client, other) => bail!("{client:?}: unexpected answer {other:?}"),
-        }
+        ensure!(client == Client::Pod, "no such client here: {client:?}");
+        self.loads.borrow_mut().client.order(&Order::Work(work))?.report()
     }
 }
 

@@ -21,3 +21,4 @@ pub mod run;
 pub mod scale;
 pub mod stats;
 pub mod target;
+pub mod usage;

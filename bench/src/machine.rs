@@ -31,11 +31,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Looks at this machine. The last of its CPUs is the one to measure on.
-    pub fn look() -> Result<Self> {
-        let cpus = sched_getaffinity(Pid::from_raw(0)).context("which CPUs are there")?;
-        let usable: Vec<_> =
-            (0..CpuSet::count()).filter(|cpu| cpus.is_set(*cpu).unwrap_or_default()).collect();
+    /// Looks at this machine.
+    pub fn look(cpus: &Cpus) -> Result<Self> {
         let field = |file: &str, name: &str| {
             let text = fs::read_to_string(file).unwrap_or_default();
             let line = text.lines().find(|line| line.starts_with(name)).map(str::to_owned);
@@ -46,8 +43,8 @@ impl Machine {
         let memory: u64 = memory.trim_end_matches(" kB").parse().unwrap_or_default();
         Ok(Self {
             processor: field("/proc/cpuinfo", "model name"),
-            cpus: usable.len(),
-            measured_cpu: usable.last().copied().context("no CPU")?,
+            cpus: cpus.count,
+            measured_cpu: cpus.measured,
             memory_mib: memory >> 10,
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             datapath: env!("CARGO_PKG_VERSION").to_owned(),
@@ -57,35 +54,67 @@ impl Machine {
     }
 }
 
-/// Keeps a process, all its threads and all that it will start away from the CPU on which is measured,
-/// if there is another.
-pub fn keep_off(pid: i32, cpu: usize) -> Result<()> {
-    let mut others = sched_getaffinity(Pid::from_raw(0)).context("which CPUs are there")?;
-    others.unset(cpu)?;
-    if (0..CpuSet::count()).all(|cpu| !others.is_set(cpu).unwrap_or_default()) {
-        return Ok(());
+/// The CPUs that there are.
+#[derive(Clone, Copy, Debug)]
+pub struct Cpus {
+    /// The one on which is measured: the last.
+    pub measured: usize,
+    count: usize,
+    all: CpuSet,
+    others: CpuSet,
+}
+
+impl Cpus {
+    /// Those that this process may use.
+    pub fn look() -> Result<Self> {
+        let all = sched_getaffinity(Pid::from_raw(0)).context("which CPUs are there")?;
+        let usable: Vec<_> =
+            (0..CpuSet::count()).filter(|cpu| all.is_set(*cpu).unwrap_or_default()).collect();
+        let measured = usable.last().copied().context("no CPU")?;
+        let mut others = all;
+        if usable.len() > 1 {
+            others.unset(measured)?;
+        }
+        Ok(Self { measured, count: usable.len(), all, others })
     }
+
+    /// Keeps this process and all that it will start away from the CPU on which is measured, if there
+    /// is another.
+    pub fn keep_self_off(&self) {
+        confine(std::process::id().cast_signed(), &self.others);
+    }
+
+    /// The same for all processes of a cgroup and below.
+    pub fn keep_off(&self, cgroup: &Path) {
+        confine_all(cgroup, &self.others);
+    }
+
+    /// Lets all processes of a cgroup and below run anywhere.
+    pub fn let_run(&self, cgroup: &Path) {
+        confine_all(cgroup, &self.all);
+    }
+}
+
+/// Keeps a process, all its threads and all that it will start on these CPUs.
+fn confine(pid: i32, cpus: &CpuSet) {
     // A thread that has ended meanwhile needs nothing.
     for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
         if let Ok(thread) = thread.file_name().to_string_lossy().parse() {
-            sched_setaffinity(Pid::from_raw(thread), &others).ok();
+            sched_setaffinity(Pid::from_raw(thread), cpus).ok();
         }
     }
-    Ok(())
 }
 
-/// The same for all processes of a cgroup and below.
-pub fn keep_all_off(cgroup: &Path, cpu: usize) -> Result<()> {
+fn confine_all(cgroup: &Path, cpus: &CpuSet) {
     let processes = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
     for pid in processes.lines().filter_map(|line| line.parse().ok()) {
-        keep_off(pid, cpu)?;
+        confine(pid, cpus);
     }
     for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            keep_all_off(&entry.path(), cpu)?;
+            confine_all(&entry.path(), cpus);
         }
     }
-    Ok(())
 }
 
 fn version(program: &Path) -> String {

@@ -1,7 +1,7 @@
 //! A process of the load, and the conversation with it.
 
 use crate::load::order::{Answer, Order};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -33,16 +33,14 @@ impl Load {
     /// Starts one that serves.
     pub fn serve(command: Command, cpu: usize) -> Result<Self> {
         let mut load = Self::start(command, cpu)?;
-        match load.order(&Order::Serve)? {
-            Answer::Done => Ok(load),
-            other => bail!("it does not serve: {other:?}"),
-        }
+        load.order(&Order::Serve)?.done()?;
+        Ok(load)
     }
 
     /// Has an order carried out.
     pub fn order(&mut self, order: &Order) -> Result<Answer> {
         self.send(order)?;
-        self.receive().with_context(|| format!("{order:?}"))
+        self.receive()
     }
 
     /// Gives an order without waiting for its answer.
@@ -56,10 +54,7 @@ impl Load {
     pub fn receive(&mut self) -> Result<Answer> {
         let mut answer = String::new();
         self.output.read_line(&mut answer)?;
-        match serde_json::from_str(&answer).context("the load has ended")? {
-            Answer::Failed(why) => bail!(why),
-            answer => Ok(answer),
-        }
+        serde_json::from_str(&answer).context("the load has ended")
     }
 }
 

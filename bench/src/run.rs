@@ -3,21 +3,27 @@
 use crate::{
     cluster::{Client, Cluster, Variant, Way},
     existing::Existing,
-    machine::{self, Machine},
+    machine::{Cpus, Machine},
     measure::{MEASURES, Measure},
-    programming::{self, Heavy, Programming},
+    programming::Effort,
     report,
     round::{self, Finding, Plan, Side},
-    scale::{self, Point},
+    scale::{Climb, Heavy, Level, Point},
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::{io::IsTerminal as _, io::stderr, path::PathBuf, thread, time::Instant};
+use std::{
+    io::IsTerminal as _,
+    io::stderr,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 /// How to run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Three minutes instead of forty.
+    /// Five minutes instead of forty.
     pub quick: bool,
     /// Only the measures whose name contains one of these, and no scale unless `services` asks for it.
     pub only: Vec<String>,
@@ -38,33 +44,35 @@ pub struct Settings {
     pub plan: Plan,
     /// Numbers of Services.
     pub services: Vec<usize>,
-    /// For the latency of connections at each of those.
-    pub scale_plan: Plan,
-    /// Changes of endpoints.
-    pub changes: usize,
-    /// Services with many endpoints.
+    /// At each of those.
+    pub level: Level,
+    /// Services with many endpoints, at that number of Services.
     pub heavy: Option<Heavy>,
 }
 
 impl Settings {
-    /// About three minutes.
+    /// About five minutes.
     fn quick() -> Self {
         Self {
             plan: Plan { rounds: 8, millis: 150 },
             services: vec![1, 1_000],
-            scale_plan: Plan { rounds: 6, millis: 100 },
-            changes: 15,
+            level: Level {
+                plan: Plan { rounds: 6, millis: 100 },
+                effort: Effort { changes: 10, watch: Duration::from_secs(1) },
+            },
             heavy: None,
         }
     }
 
-    /// At most forty minutes.
+    /// About forty minutes.
     fn full() -> Self {
         Self {
-            plan: Plan { rounds: 30, millis: 400 },
+            plan: Plan { rounds: 16, millis: 400 },
             services: vec![1, 100, 1_000, 10_000, 30_000],
-            scale_plan: Plan { rounds: 15, millis: 200 },
-            changes: 40,
+            level: Level {
+                plan: Plan { rounds: 15, millis: 200 },
+                effort: Effort { changes: 40, watch: Duration::from_secs(3) },
+            },
             heavy: Some(Heavy { services: 1_000, endpoints: 250 }),
         }
     }
@@ -83,20 +91,20 @@ pub struct Run {
     pub findings: Vec<Finding>,
     /// What the number of Services does.
     pub points: Vec<Point>,
-    /// How long changes take.
-    pub programming: Vec<Programming>,
-    /// The same where Services have many endpoints.
-    pub heavy: Vec<Programming>,
+    /// What Services with many endpoints cost the proxies.
+    pub heavy: Option<Point>,
 }
 
-/// Runs the benchmark and writes its report.
+/// Runs the benchmark and writes its report: after each part, so that what was found outlives whatever
+/// ends the run.
 pub fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
     let run = match &options.cluster {
         None => run_in_lab(options)?,
         Some(path) => run_on(Existing::read(path)?, options)?,
     };
-    report::write(&run, &options.output, options.docs.as_deref())?;
+    report::print(&run);
+    println!("{}", options.save(&run)?.display());
     say(&format!("{} s in all", start.elapsed().as_secs()));
     Ok(())
 }
@@ -106,7 +114,7 @@ fn run_in_lab(options: &Options) -> Result<Run> {
     if let Some(reason) = lab::host::missing() {
         bail!(reason);
     }
-    let machine = Machine::look()?;
+    let cpus = Cpus::look()?;
     let mut settings = if options.quick { Settings::quick() } else { Settings::full() };
     let with_scale = options.only.is_empty() || !options.services.is_empty();
     if !options.services.is_empty() {
@@ -114,44 +122,44 @@ fn run_in_lab(options: &Options) -> Result<Run> {
     }
     let measures = options.measures(|_| true)?;
     say(&format!("{} clusters start side by side", Variant::ALL.len()));
-    let mut clusters = start_all(machine.measured_cpu)?;
-    let turns = settings.plan.rounds * measures.len() * clusters.len();
-    let progress = Progress::new(turns as u64);
+    let mut clusters = start_all(&cpus)?;
+    let progress = Progress::new(&measures, &clusters, settings.plan);
     let findings = progress.go(&measures, &mut clusters, settings.plan)?;
-    let (mut points, mut programming, mut heavy) = (Vec::new(), Vec::new(), Vec::new());
+    let mut run = Run { in_lab: true, ..Run::new(Machine::look(&cpus)?, settings, findings) };
     if with_scale {
+        options.save(&run)?;
         clusters.retain(|cluster| cluster.variant.has_api());
-        let proxied = &mut clusters[..];
+        let mut climb = Climb::begin(clusters, run.settings.level)?;
         let tell = |text: String| progress.stage(&text);
-        points = scale::climb(proxied, &settings.services, settings.scale_plan, tell)?;
-        let services = settings.services.last().copied().context("no numbers")?;
-        for cluster in &mut *proxied {
-            progress.stage(&format!("changes: {}", cluster.variant.name()));
-            programming.push(programming::measure(cluster, services, settings.changes)?);
-        }
-        for (cluster, case) in proxied.iter_mut().zip(std::iter::repeat(settings.heavy)) {
-            let Some(case) = case else { break };
-            progress.stage(&format!("changes, many endpoints: {}", cluster.variant.name()));
-            heavy.push(programming::measure_heavy(cluster, case, settings.changes)?);
+        for services in run.settings.services.clone() {
+            run.points.push(climb.to(services, tell)?);
+            if let Some(heavy) = run.settings.heavy.filter(|heavy| heavy.services == services) {
+                run.heavy = Some(climb.heavy(heavy, tell)?);
+            }
+            options.save(&run)?;
         }
     }
     progress.end();
-    Ok(Run { machine, in_lab: true, settings, findings, points, programming, heavy })
+    Ok(run)
 }
 
 /// What can be measured from a pod, in a cluster that is there.
 fn run_on(cluster: Existing, options: &Options) -> Result<Run> {
-    let machine = Machine::look()?;
+    let cpus = Cpus::look()?;
     let settings = if options.quick { Settings::quick() } else { Settings::full() };
     let measures = options
         .measures(|measure| measure.client == Client::Pod && measure.way == Way::ClusterIp)?;
-    let mut ways = cluster.start(machine.measured_cpu)?;
-    let turns = settings.plan.rounds * measures.len() * ways.len();
-    let progress = Progress::new(turns as u64);
+    let mut ways = cluster.start(cpus.measured)?;
+    let progress = Progress::new(&measures, &ways, settings.plan);
     let findings = progress.go(&measures, &mut ways, settings.plan)?;
     progress.end();
-    let (points, programming, heavy) = (Vec::new(), Vec::new(), Vec::new());
-    Ok(Run { machine, in_lab: false, settings, findings, points, programming, heavy })
+    Ok(Run::new(Machine::look(&cpus)?, settings, findings))
+}
+
+impl Run {
+    fn new(machine: Machine, settings: Settings, findings: Vec<Finding>) -> Self {
+        Self { machine, in_lab: false, settings, findings, points: Vec::new(), heavy: None }
+    }
 }
 
 impl Options {
@@ -164,12 +172,17 @@ impl Options {
         ensure!(!measures.is_empty(), "no measure has such a name");
         Ok(measures)
     }
+
+    /// Writes the report of what was found so far, and returns its path.
+    fn save(&self, run: &Run) -> Result<PathBuf> {
+        report::write(run, &self.output, self.docs.as_deref())
+    }
 }
 
 /// One cluster for each variant.
-fn start_all(cpu: usize) -> Result<Vec<Cluster>> {
+fn start_all(cpus: &Cpus) -> Result<Vec<Cluster>> {
     let clusters = thread::scope(|scope| {
-        let starting = Variant::ALL.map(|variant| scope.spawn(move || Cluster::up(variant, cpu)));
+        let starting = Variant::ALL.map(|variant| scope.spawn(move || Cluster::up(variant, *cpus)));
         starting
             .into_iter()
             .zip(Variant::ALL)
@@ -179,7 +192,7 @@ fn start_all(cpu: usize) -> Result<Vec<Cluster>> {
             })
             .collect::<Result<Vec<_>>>()
     })?;
-    machine::keep_off(std::process::id().cast_signed(), cpu)?;
+    cpus.keep_self_off();
     Ok(clusters)
 }
 
@@ -187,11 +200,15 @@ fn start_all(cpu: usize) -> Result<Vec<Cluster>> {
 struct Progress(Option<ProgressBar>);
 
 impl Progress {
-    fn new(turns: u64) -> Self {
+    fn new(measures: &[Measure], sides: &[impl Side], plan: Plan) -> Self {
+        let taking = |measure: &Measure| {
+            sides.iter().filter(|side| measure.applies_to(side.variant())).count()
+        };
+        let turns = plan.rounds * measures.iter().map(taking).sum::<usize>();
         let style = "{bar:30} {percent:>3} %  {eta} left  {wide_msg}";
         let style = ProgressStyle::with_template(style);
         Self(stderr().is_terminal().then(|| {
-            ProgressBar::new(turns)
+            ProgressBar::new(turns as u64)
                 .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         }))
     }

@@ -1,18 +1,22 @@
-//! What the number of Services does to those who use one, and to those who use none.
+//! What the number of Services does to those who use one, to those who use none, and to the proxy.
 
 use crate::{
-    cluster::{Client, Cluster, Server, Way},
+    cluster::{self, Client, Cluster, Server, Variant, Way},
     load::order::{Kind, PORT},
     measure::Measure,
     objects,
+    programming::{self, Effort, Programming},
     round::{self, Finding, Plan},
 };
-use anyhow::{Context as _, Result};
+use anyhow::{Error, Result};
+use lab::Lab;
 use serde::Serialize;
 use std::{
-    fs,
+    fmt,
     net::{Ipv4Addr, SocketAddr},
-    time::{Duration, Instant},
+    ops::Range,
+    thread,
+    time::Duration,
 };
 
 /// What was found at a number of Services.
@@ -22,22 +26,55 @@ pub struct Point {
     pub services: usize,
     /// Time to connect to the first and the last of them, and to a pod.
     pub findings: Vec<Finding>,
-    /// What the proxies needed.
-    pub needs: Vec<Need>,
+    /// What they cost the proxies.
+    pub programming: Vec<Programming>,
+    /// The proxies that did not come so far.
+    pub lost: Vec<Lost>,
 }
 
-/// What the proxy of the client's node needed.
+/// A proxy that did not come so far.
 #[derive(Clone, Debug, Serialize)]
-pub struct Need {
+pub struct Lost {
     /// The variant.
-    pub variant: crate::cluster::Variant,
-    /// From the last write to the API until its Service answered, in seconds.
-    pub settled: f64,
-    /// Memory of the process in MiB.
-    pub memory_mib: f64,
-    /// Processor time that it has used in all, in seconds.
-    pub processor: f64,
+    pub variant: Variant,
+    /// What went wrong.
+    pub why: String,
 }
+
+/// Services with many endpoints each, beside as many with one.
+#[derive(Clone, Copy, Debug)]
+pub struct Heavy {
+    /// How many Services.
+    pub services: usize,
+    /// How many endpoints each.
+    pub endpoints: usize,
+}
+
+impl fmt::Display for Heavy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { services, endpoints } = self;
+        write!(f, "{services} Services more with {endpoints} endpoints each, one becoming ready")
+    }
+}
+
+impl Heavy {
+    fn numbers(self) -> Range<usize> {
+        objects::HEAVY..objects::HEAVY + self.services
+    }
+}
+
+/// How much to measure at a number of Services.
+#[derive(Clone, Copy, Debug)]
+pub struct Level {
+    /// For the latency of connections.
+    pub plan: Plan,
+    /// For the proxies.
+    pub effort: Effort,
+}
+
+/// How long a proxy may take for its first sync: with the iptables of the time, kube-proxy takes minutes for
+/// 10,000 Services, and that grows with their square.
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Whom a connection goes to.
 const FIRST: Measure = handshake("connect-first", "first Service", Way::ClusterIp);
@@ -48,64 +85,105 @@ const fn handshake(id: &'static str, title: &'static str, way: Way) -> Measure {
     Measure { id, title, kind: Kind::Handshakes, client: Client::Pod, way, server: Server::Far }
 }
 
-/// Adds Services up to each of the numbers, and measures at each. From here on only the client's node has
-/// a proxy that runs.
-pub fn climb(
-    clusters: &mut [Cluster],
-    numbers: &[usize],
-    plan: Plan,
-    tell: impl Fn(String),
-) -> Result<Vec<Point>> {
-    let mut points = Vec::new();
-    let mut there = 0;
-    for cluster in clusters.iter() {
-        cluster.end_other_proxies()?;
-        objects::more_addresses(&cluster.lab)?;
-    }
-    for &services in numbers {
-        let mut needs = Vec::new();
-        for cluster in clusters.iter_mut() {
-            tell(format!("{services} Services: {}", cluster.variant.name()));
-            let from = there.min(services - 1);
-            objects::add_services(&cluster.lab, from..services, cluster.pod_address(Server::Far))?;
-            let written = Instant::now();
-            cluster.last = SocketAddr::new(objects::address(services - 1).into(), PORT);
-            cluster.wait(cluster.last, true)?;
-            needs.push(need(cluster, written.elapsed())?);
+/// Clusters whose number of Services grows.
+#[derive(Debug)]
+pub struct Climb {
+    clusters: Vec<Cluster>,
+    there: usize,
+    level: Level,
+}
+
+impl Climb {
+    /// From here on only the client's node has a proxy that runs.
+    pub fn begin(clusters: Vec<Cluster>, level: Level) -> Result<Self> {
+        for cluster in &clusters {
+            cluster.end_other_proxies()?;
+            objects::more_addresses(&cluster.lab)?;
         }
-        there = services;
+        Ok(Self { clusters, there: 0, level })
+    }
+
+    /// Adds Services up to this number, and measures there. A kube-proxy that does not come so far is lost
+    /// from here on.
+    pub fn to(&mut self, services: usize, tell: impl Fn(String)) -> Result<Point> {
+        let new = self.there.min(services - 1)..services;
+        let (mut synced, mut lost) = (Vec::new(), Vec::new());
+        for mut cluster in std::mem::take(&mut self.clusters) {
+            tell(format!("{services} Services: {}", cluster.variant.name()));
+            cluster.last = SocketAddr::new(objects::address(services - 1).into(), PORT);
+            let pod = cluster.pod_address(Server::Far);
+            let add = |lab: &Lab| objects::add_services(lab, new.clone(), pod);
+            match programming::first_sync(&mut cluster, PATIENCE, add) {
+                Ok(first_sync) => {
+                    synced.push(first_sync);
+                    self.clusters.push(cluster);
+                }
+                Err(error) => lost.push(Lost::of(&cluster, error, &tell)?),
+            }
+        }
+        self.there = services;
         // What the proxies still have to do is not to be measured.
-        std::thread::sleep(Duration::from_secs(2));
+        thread::sleep(Duration::from_secs(2));
         tell(format!("{services} Services: connecting"));
         let findings = [FIRST, LAST, BYSTANDER]
             .into_iter()
-            .map(|measure| round::go(measure, clusters, plan, || ()))
+            .map(|measure| round::go(measure, &mut self.clusters, self.level.plan, || ()))
             .collect::<Result<_>>()?;
-        points.push(Point { services, findings, needs });
+        let mut programming = Vec::new();
+        for (cluster, first_sync) in self.clusters.iter_mut().zip(synced) {
+            tell(format!("{services} Services, changes: {}", cluster.variant.name()));
+            let (service, effort) = ((services - 1, 0), self.level.effort);
+            programming.push(programming::measure(cluster, service, first_sync, effort)?);
+        }
+        Ok(Point { services, findings, programming, lost })
     }
-    Ok(points)
+
+    /// Adds Services with many endpoints, measures the proxies, and takes them away again. The one that
+    /// changes has as many, of which none is ready but that which comes and goes, so that whoever connects
+    /// finds it.
+    pub fn heavy(&mut self, heavy: Heavy, tell: impl Fn(String)) -> Result<Point> {
+        let changing = heavy.numbers().end - 1;
+        let others = heavy.endpoints - 1;
+        let (mut programming, mut lost) = (Vec::new(), Vec::new());
+        for cluster in &mut self.clusters {
+            tell(format!("{heavy}: {}", cluster.variant.name()));
+            cluster.last = SocketAddr::new(objects::address(changing).into(), PORT);
+            let pod = cluster.pod_address(Server::Far);
+            let add = |lab: &Lab| {
+                objects::add_heavy_services(lab, heavy.numbers(), heavy.endpoints)?;
+                objects::set_endpoints(lab, changing, &[pod], others)
+            };
+            let found =
+                programming::first_sync(cluster, cluster::PATIENCE, add).and_then(|first_sync| {
+                    programming::measure(cluster, (changing, others), first_sync, self.level.effort)
+                });
+            match found {
+                Ok(found) => programming.push(found),
+                Err(error) => lost.push(Lost::of(cluster, error, &tell)?),
+            }
+            // Its successor begins anew; what it would do until then would take the CPU from others.
+            cluster.end_proxy()?;
+            objects::delete_services(&cluster.lab, heavy.numbers())?;
+        }
+        let services = self.there + heavy.services;
+        Ok(Point { services, findings: Vec::new(), programming, lost })
+    }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "figures with three digits")]
-fn need(cluster: &Cluster, settled: Duration) -> Result<Need> {
-    const TICKS_PER_SECOND: f64 = 100.0;
-    let pid = cluster.lab.proxy_pid(cluster.home()?)?;
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let resident: u64 = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok())
-        .context("no VmRSS")?;
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // Fields 14 and 15, counted from behind the name, which may hold blanks.
-    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: u64 =
-        fields.iter().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    Ok(Need {
-        variant: cluster.variant,
-        settled: settled.as_secs_f64(),
-        memory_mib: resident as f64 / 1024.0,
-        processor: ticks as f64 / TICKS_PER_SECOND,
-    })
+impl Lost {
+    /// A kube-proxy may be lost, which is told; with ours, that is an error.
+    fn of(cluster: &Cluster, error: Error, tell: impl Fn(String)) -> Result<Self> {
+        let variant = cluster.variant;
+        let error = error.context(variant.name());
+        match variant {
+            Variant::KubeProxy(_) => {
+                let why = format!("{error:#}");
+                tell(why.clone());
+                Ok(Self { variant, why })
+            }
+            _ => Err(error),
+        }
+    }
 }
 
 /// The placeholder of a cluster without such a Service.

@@ -12,6 +12,8 @@ use std::{
 
 /// Port of the API server.
 pub const API_PORT: u16 = 6443;
+/// Port of etcd, on the loopback address for the API server and on the node's for those who fill it.
+pub const ETCD_PORT: u16 = 2379;
 /// The user that [`Identity::Proxy`] logs in as.
 pub const PROXY_USER: &str = "system:kube-proxy";
 /// Controllers that a cluster without kubelets and schedulers needs.
@@ -103,13 +105,14 @@ impl ControlPlane {
 
     fn start_etcd(&mut self, space: &Space) -> Result<()> {
         let data = self.folder.join("etcd");
+        let local = format!("http://127.0.0.1:{ETCD_PORT}");
         self.spawn(
             space,
             "etcd",
             &[
                 &format!("--data-dir={}", data.display()),
-                "--listen-client-urls=http://127.0.0.1:2379",
-                "--advertise-client-urls=http://127.0.0.1:2379",
+                &format!("--listen-client-urls={local},http://{}:{ETCD_PORT}", self.address),
+                &format!("--advertise-client-urls={local}"),
                 "--listen-peer-urls=http://127.0.0.1:2380",
                 "--unsafe-no-fsync",
                 "--log-level=warn",
@@ -126,7 +129,7 @@ impl ControlPlane {
             space,
             "kube-apiserver",
             &[
-                "--etcd-servers=http://127.0.0.1:2379",
+                &format!("--etcd-servers=http://127.0.0.1:{ETCD_PORT}"),
                 &format!("--cert-dir={folder}/pki"),
                 &format!("--secure-port={API_PORT}"),
                 &format!("--advertise-address={}", self.address),

@@ -25,7 +25,7 @@ pub(crate) struct Options {
     /// Where the clusters run
     #[arg(long, value_enum, default_value_t = On::Lab)]
     on: On,
-    /// About three minutes instead of at most forty
+    /// About five minutes instead of forty
     #[arg(long)]
     quick: bool,
     /// Only measures whose name contains this, and no scale unless --services is given; can be repeated

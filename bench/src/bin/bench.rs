@@ -9,7 +9,7 @@ use std::path::PathBuf;
 #[derive(Parser)]
 #[command(name = "cargo xtask bench")]
 struct Cli {
-    /// About three minutes instead of at most forty
+    /// About five minutes instead of forty
     #[arg(long)]
     quick: bool,
     /// Only measures whose name contains this, and no scale unless --services is given; can be repeated

@@ -20,8 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const LONGEST_LATENCY: u64 = 60_000_000_000;
 /// How long [`wait_until`] waits for one answer. Refusals are rare where the kernel limits their rate.
 const ATTEMPT: Duration = Duration::from_millis(20);
-/// How long [`wait_until`] goes on.
-const LONGEST_WAIT: Duration = Duration::from_mins(2);
+/// How long all attempts must have failed for it to be closed.
+const CLOSED: Duration = Duration::from_millis(100);
 /// What streams are written in.
 const CHUNK: usize = 128 << 10;
 
@@ -259,17 +259,21 @@ fn stream(to: SocketAddr, end: Instant) -> Result<u64> {
     Ok(u64::from_ne_bytes(bytes))
 }
 
-/// Tries to connect until that succeeds, or until it fails if it is not to be `open`.
-pub(super) fn wait_until(to: SocketAddr, open: bool) -> Result<()> {
+/// Tries to connect until that succeeds; or until it has failed for a while, if it is not to be `open`: one
+/// attempt can fail because this process did not get its CPU.
+pub(super) fn wait_until(to: SocketAddr, open: bool, patience: Duration) -> Result<()> {
     let begin = Instant::now();
+    let mut success = begin;
     loop {
-        ensure!(begin.elapsed() < LONGEST_WAIT, "nothing changes at {to}");
-        let attempt = TcpStream::connect_timeout(&to, ATTEMPT);
-        if attempt.is_ok() == open {
-            return Ok(());
-        }
-        if let Ok(stream) = attempt {
-            abort(&stream)?;
+        ensure!(begin.elapsed() < patience, "nothing changed at {to} in {} s", patience.as_secs());
+        match TcpStream::connect_timeout(&to, ATTEMPT) {
+            Ok(_) if open => return Ok(()),
+            Ok(stream) => {
+                abort(&stream)?;
+                success = Instant::now();
+            }
+            Err(_) if !open && success.elapsed() > CLOSED => return Ok(()),
+            Err(_) => {}
         }
         thread::sleep(Duration::from_micros(100));
     }

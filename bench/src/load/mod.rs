@@ -39,6 +39,8 @@ fn perform(order: &Order) -> Result<Answer> {
     match order {
         Order::Serve => server::start().map(|()| Answer::Done),
         Order::Work(work) => client::work(work).map(Answer::Report),
-        Order::Await { to, open } => client::wait_until(*to, *open).map(|()| Answer::Done),
+        Order::Await { to, open, patience } => {
+            client::wait_until(*to, *open, *patience).map(|()| Answer::Done)
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! What the load is told, and what it tells.
 
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 /// Where [`Order::Serve`] answers requests, TCP and UDP.
 pub const PORT: u16 = 9000;
@@ -29,6 +30,8 @@ pub enum Order {
         to: SocketAddr,
         /// What to wait for.
         open: bool,
+        /// For how long.
+        patience: Duration,
     },
 }
 
@@ -83,6 +86,26 @@ pub enum Answer {
     Report(Report),
     /// Why it could not be done.
     Failed(String),
+}
+
+impl Answer {
+    /// That it is done; an error otherwise.
+    pub fn done(self) -> Result<()> {
+        match self {
+            Self::Done => Ok(()),
+            Self::Failed(why) => bail!(why),
+            Self::Report(_) => bail!("a report that nobody asked for"),
+        }
+    }
+
+    /// The report; an error if there is none.
+    pub fn report(self) -> Result<Report> {
+        match self {
+            Self::Report(report) => Ok(report),
+            Self::Failed(why) => bail!(why),
+            Self::Done => bail!("no report"),
+        }
+    }
 }
 
 /// What came of some work.

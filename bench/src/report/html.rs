@@ -1,7 +1,7 @@
 //! `report.html`: one file, with everything in it.
 
-use super::{plot::Plot, table, text};
-use crate::{run::Run, target::Judged};
+use super::{Section, plot::Plot, text};
+use crate::run::Run;
 use std::fmt::Write as _;
 
 const STYLE: &str = "body{font:15px/1.5 sans-serif;margin:2em auto;max-width:84em;padding:0 1em}\
@@ -10,7 +10,7 @@ const STYLE: &str = "body{font:15px/1.5 sans-serif;margin:2em auto;max-width:84e
     td{padding-right:1em}";
 
 /// The whole page.
-pub(super) fn page(run: &Run, judged: &[Judged], plots: &[Plot]) -> String {
+pub(super) fn page(run: &Run, sections: &[Section], plots: &[Plot]) -> String {
     let mut page = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>datapath: benchmark</title>\
          <style>{STYLE}</style><h1>datapath: benchmark</h1><table>"
@@ -19,20 +19,9 @@ pub(super) fn page(run: &Run, judged: &[Judged], plots: &[Plot]) -> String {
         write!(page, "<tr><td>{name}<td>{}", escape(&value)).expect("writing to a string");
     }
     write!(page, "</table><p>{}", escape(&text::method(run))).expect("writing to a string");
-    let mut section = |title: &str, table: &str| {
-        let table = escape(table);
+    for Section { title, table } in sections {
+        let (title, table) = (escape(title), escape(table));
         write!(page, "<h2>{title}</h2><pre>{table}</pre>").expect("writing to a string");
-    };
-    if !judged.is_empty() {
-        section("Targets", &table::targets(judged));
-    }
-    section("Latency and throughput", &table::findings(&run.findings));
-    if !run.points.is_empty() {
-        section("Number of Services", &table::scale(&run.points));
-        section("Proxies", &table::needs(run));
-    }
-    if let Some(heavy) = run.settings.heavy.filter(|_| !run.heavy.is_empty()) {
-        section(&heavy.to_string(), &table::heavy(run));
     }
     page.push_str("<h2>Plots</h2>");
     for Plot { name: _, title, svg } in plots {

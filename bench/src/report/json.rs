@@ -4,6 +4,7 @@ use crate::{
     cluster::Variant,
     round::{Figure, Finding, Series},
     run::Run,
+    scale::Point,
     stats::Estimate,
     target::Judged,
 };
@@ -12,23 +13,25 @@ use serde_json::{Value, json};
 /// Everything that the run found.
 pub(super) fn report(run: &Run, judged: &[Judged]) -> Value {
     let findings: Vec<_> = run.findings.iter().map(finding).collect();
-    let scale: Vec<_> = run
-        .points
-        .iter()
-        .map(|point| {
-            let findings: Vec<_> = point.findings.iter().map(finding).collect();
-            json!({"services": point.services, "measures": findings, "needs": point.needs})
-        })
-        .collect();
+    let scale: Vec<_> = run.points.iter().map(point).collect();
     json!({
         "machine": run.machine,
         "rounds": run.settings.plan.rounds,
         "millis": run.settings.plan.millis,
         "measures": findings,
         "scale": scale,
-        "programming": run.programming,
-        "programming_many_endpoints": run.heavy,
+        "many_endpoints": run.heavy.as_ref().map(point),
         "targets": judged,
+    })
+}
+
+fn point(point: &Point) -> Value {
+    let findings: Vec<_> = point.findings.iter().map(finding).collect();
+    json!({
+        "services": point.services,
+        "measures": findings,
+        "proxies": point.programming,
+        "lost": point.lost,
     })
 }
 

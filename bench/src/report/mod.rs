@@ -15,35 +15,63 @@ use crate::{
 };
 use anyhow::{Context as _, Result};
 use plot::Plot;
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
-/// Prints the tables, and writes `report.json`, `report.html` and `benchmarks.md` with its plots
-/// into a folder; the last also into `docs`.
-pub fn write(run: &Run, folder: &Path, docs: Option<&Path>) -> Result<()> {
+/// Prints the tables.
+pub fn print(run: &Run) {
     let judged = judge(run);
-    println!("{}\n", table::findings(&run.findings));
-    if !run.points.is_empty() {
-        println!("{}\n", table::scale(&run.points));
-        println!("{}\n", table::needs(run));
-    }
-    if !run.heavy.is_empty() {
-        println!("{}\n", table::heavy(run));
+    for Section { title, table } in sections(run, &judged) {
+        println!("{title}\n{table}\n");
     }
     if !judged.is_empty() {
-        println!("{}\n", table::targets(&judged));
         println!("{}", summary(&judged));
     }
+}
+
+/// Writes `report.json`, `report.html` and `benchmarks.md` with its plots into a folder; the last also
+/// into `docs`. Returns the path of `report.html`.
+pub fn write(run: &Run, folder: &Path, docs: Option<&Path>) -> Result<PathBuf> {
+    let judged = judge(run);
+    let sections = sections(run, &judged);
     let plots = plot::all(run)?;
-    let page = markdown::page(run, &judged, &plots);
+    let page = markdown::page(run, &sections, &plots);
     for folder in docs.into_iter().chain([folder]) {
         write_page(folder, &page, &plots)?;
     }
     let json = serde_json::to_string_pretty(&json::report(run, &judged))?;
     write_file(&folder.join("report.json"), &json)?;
     let path = folder.join("report.html");
-    write_file(&path, &html::page(run, &judged, &plots))?;
-    println!("{}", path.display());
-    Ok(())
+    write_file(&path, &html::page(run, &sections, &plots))?;
+    Ok(path)
+}
+
+/// A table with its title.
+struct Section {
+    title: String,
+    table: String,
+}
+
+/// All tables for which anything was measured.
+fn sections(run: &Run, judged: &[Judged]) -> Vec<Section> {
+    let mut sections = Vec::new();
+    let mut add = |title: &str, table: String| {
+        sections.push(Section { title: title.to_owned(), table });
+    };
+    if !judged.is_empty() {
+        add("Targets", table::targets(judged));
+    }
+    add("Latency and throughput", table::findings(&run.findings));
+    if !run.points.is_empty() {
+        add("Number of Services", table::scale(&run.points));
+        add("Proxies", table::programming(&run.points));
+    }
+    if let (Some(heavy), Some(point)) = (run.settings.heavy, &run.heavy) {
+        add(&heavy.to_string(), table::programming(std::slice::from_ref(point)));
+    }
+    sections
 }
 
 /// `benchmarks.md` and its plots; none of an earlier run is left.

@@ -46,8 +46,17 @@ pub(super) fn all(run: &Run) -> Result<Vec<Plot>> {
     for (index, finding) in point.findings.iter().enumerate() {
         let id = finding.measure.id;
         let title = format!("connect to {}, by number of Services", finding.measure.title);
-        plots.push(plot(id, &title, |area| climb(&run.points, index, area))?);
+        let micros = |point: &Point, variant| {
+            let series = point.findings.get(index)?.of(variant)?;
+            Some(Estimate::of(&series.typical)?.value / 1e3)
+        };
+        plots.push(plot(id, &title, |area| climb(&run.points, "µs", micros, area))?);
     }
+    let title = "endpoint change until a pod can connect, p50, by number of Services";
+    let millis = |point: &Point, variant| {
+        Some(point.programming.iter().find(|found| found.variant == variant)?.p50_ms)
+    };
+    plots.push(plot("change", title, |area| climb(&run.points, "ms", millis, area))?);
     Ok(plots)
 }
 
@@ -155,21 +164,23 @@ fn cdf(finding: &Finding, area: &Area<'_>) -> Result<()> {
 
 /// A figure by number of Services.
 #[expect(clippy::cast_precision_loss, reason = "pixels")]
-fn climb(points: &[Point], index: usize, area: &Area<'_>) -> Result<()> {
-    let at = |point: &Point, variant| {
-        let series = point.findings.get(index)?.of(variant)?;
-        Some((point.services as f64, Estimate::of(&series.typical)?.value / 1e3))
-    };
+fn climb(
+    points: &[Point],
+    unit: &str,
+    figure: impl Fn(&Point, Variant) -> Option<f64>,
+    area: &Area<'_>,
+) -> Result<()> {
+    let at = |point: &Point, variant| Some((point.services as f64, figure(point, variant)?));
     let line = |variant| points.iter().filter_map(move |point| at(point, variant));
     let all = || Variant::ALL.into_iter().flat_map(line);
     let most = all().map(|(services, _)| services).fold(10.0, f64::max);
-    let high = all().map(|(_, micros)| micros).fold(0.0, f64::max);
+    let high = all().map(|(_, figure)| figure).fold(0.0, f64::max);
     let mut chart = ChartBuilder::on(area)
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(56)
         .build_cartesian_2d((1.0..most).log_scale(), 0.0..high * 1.3)?;
-    chart.configure_mesh().x_desc("Services").y_desc("µs").label_style(FONT).draw()?;
+    chart.configure_mesh().x_desc("Services").y_desc(unit).label_style(FONT).draw()?;
     for variant in Variant::ALL.into_iter().filter(|variant| line(*variant).next().is_some()) {
         let color = color(variant);
         chart

@@ -3,10 +3,9 @@
 use crate::{
     cluster::Variant,
     measure::Unit,
-    programming::Programming,
+    programming::PER_SECOND,
     round::{Figure, Finding},
-    run::Run,
-    scale::Point,
+    scale::{Lost, Point},
     stats::Estimate,
     target::{Judged, Verdict},
 };
@@ -47,47 +46,42 @@ pub(super) fn scale(points: &[Point]) -> String {
     table.to_string()
 }
 
-/// What the proxies needed, and how long changes took.
-pub(super) fn needs(run: &Run) -> String {
+/// What the proxies needed, and those that did not come so far.
+pub(super) fn programming(points: &[Point]) -> String {
     let mut table = new();
     table.set_header([
-        "proxy, on one node",
-        "Services",
-        "last one served after",
-        "memory",
+        "Services, proxy of one node",
+        "first sync",
         "change: p50",
         "p99",
-        "first sync",
+        "CPU at rest",
+        &format!("at {PER_SECOND} changes/s"),
+        "memory",
+        "BPF maps",
     ]);
-    let Some(point) = run.points.last() else { return table.to_string() };
-    for need in &point.needs {
-        let change = run.programming.iter().find(|change| change.variant == need.variant);
-        let of = |figure: fn(&Programming) -> String| change.map(figure).unwrap_or_default();
-        table.add_row([
-            need.variant.name().to_owned(),
-            point.services.to_string(),
-            format!("{:.2} s", need.settled),
-            format!("{:.0} MiB", need.memory_mib),
-            of(|change| format!("{:.1} ms", change.p50_ms)),
-            of(|change| format!("{:.1} ms", change.p99_ms)),
-            of(|change| format!("{:.2} s", change.first_sync)),
-        ]);
-    }
-    align(&mut table);
-    table.to_string()
-}
-
-/// How long changes took where Services have many endpoints.
-pub(super) fn heavy(run: &Run) -> String {
-    let mut table = new();
-    table.set_header(["proxy, on one node", "change: p50", "p99", "first sync"]);
-    for found in &run.heavy {
-        table.add_row([
-            found.variant.name().to_owned(),
-            format!("{:.1} ms", found.p50_ms),
-            format!("{:.1} ms", found.p99_ms),
-            format!("{:.2} s", found.first_sync),
-        ]);
+    for point in points {
+        for found in &point.programming {
+            let maps = match found.maps_mib {
+                0.0 => String::new(),
+                mib => format!("{mib:.0} MiB"),
+            };
+            table.add_row([
+                format!("{}, {}", point.services, found.variant.name()),
+                format!("{:.2} s", found.first_sync),
+                format!("{:.1} ms", found.p50_ms),
+                format!("{:.1} ms", found.p99_ms),
+                format!("{:.1} %", found.at_rest * 100.0),
+                format!("{:.1} %", found.under_changes * 100.0),
+                format!("{:.0} MiB", found.memory_mib),
+                maps,
+            ]);
+        }
+        for Lost { variant, why } in &point.lost {
+            table.add_row([
+                format!("{}, {}", point.services, variant.name()),
+                format!("none: {why}"),
+            ]);
+        }
     }
     align(&mut table);
     table.to_string()
