@@ -237,15 +237,14 @@ impl Cluster {
         self.pod.order(&Order::Await { to, open, patience })?.done()
     }
 
-    /// Makes a change, and waits until a pod can connect because of it, or cannot any more. How long
-    /// that took, with the change itself.
+    /// Makes a change, and waits until a pod can connect because of it. How long that took, with the
+    /// change itself.
     pub fn wait_after(
         &mut self,
         to: SocketAddr,
-        open: bool,
         change: impl FnOnce(&Lab) -> Result<()>,
     ) -> Result<Duration> {
-        self.pod.send(&Order::Await { to, open, patience: PATIENCE })?;
+        self.pod.send(&Order::Await { to, open: true, patience: PATIENCE })?;
         let begin = Instant::now();
         let changed = change(&self.lab);
         let answer = self.pod.receive()?;

@@ -129,7 +129,7 @@ fn changes(
         objects::set_endpoints(&cluster.lab, last, &[], others)?;
         cluster.wait(cluster.last, false)?;
         let give = |lab: &Lab| objects::set_endpoints(lab, last, &[pod], others);
-        latencies.record(cluster.wait_after(cluster.last, true, give)?.as_nanos() as u64)?;
+        latencies.record(cluster.wait_after(cluster.last, give)?.as_nanos() as u64)?;
     }
     Ok(latencies)
 }
